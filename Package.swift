@@ -1,0 +1,54 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .unsafeFlags(["-warnings-as-errors"]),
+]
+
+/// A Swift target of this package with the settings that all of them share.
+func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: strict)
+}
+
+/// A C library of the system. Debian's package is named so that SwiftPM can tell who lacks it.
+func library(_ name: String, apt: String) -> Target {
+    .systemLibrary(name: name, providers: [.apt([apt])])
+}
+
+let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
+let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+
+let package = Package(
+    name: "imgbox",
+    products: [.executable(name: "imgbox", targets: ["imgbox"])],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
+    ],
+    targets: [
+        .executableTarget(
+            name: "imgbox",
+            dependencies: ["Runtime", "Launch", "Store", "Layers", "OCI", "Kernel", "Files", arguments, system],
+            swiftSettings: strict),
+        module("Runtime", ["Launch", "Store", "OCI", "Kernel", "Files", system]),
+        module("Launch", ["Kernel", "Files", "CLaunch", "CKernel", system]),
+        module("Store", ["Layers", "OCI", "Files", system]),
+        module(
+            "Layers",
+            ["OCI", "Files", "CArchive", "CZstd", "CZlib", "CLzma", "CBzip2", "CKernel", system]),
+        module("OCI", ["Files", "CNettle", system]),
+        module("Kernel", ["Files", "CKernel", system]),
+        module("Files", ["CKernel", system]),
+        .target(name: "CLaunch", cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror"])]),
+        .target(name: "CKernel", cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror"])]),
+        library("CArchive", apt: "libarchive-dev"),
+        library("CZstd", apt: "libzstd-dev"),
+        library("CZlib", apt: "zlib1g-dev"),
+        library("CLzma", apt: "liblzma-dev"),
+        library("CBzip2", apt: "libbz2-dev"),
+        library("CNettle", apt: "nettle-dev"),
+    ]
+)

@@ -1,0 +1,53 @@
+#define _GNU_SOURCE
+#include "CKernel.h"
+#include <errno.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+int ck_openat2(int directory, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve) {
+    struct open_how how = {.flags = flags, .mode = mode, .resolve = resolve};
+    int fd;
+    // EAGAIN: a rename or mount raced with ".." below RESOLVE_IN_ROOT or RESOLVE_BENEATH (openat2(2)).
+    for (int attempt = 0; attempt < 64; attempt++) {
+        fd = (int)syscall(SYS_openat2, directory, path, &how, sizeof how);
+        if (fd >= 0 || (errno != EAGAIN && errno != EINTR)) break;
+    }
+    return fd;
+}
+
+int ck_open(const char *path, int flags, mode_t mode) { return open(path, flags, mode); }
+int ck_openat(int directory, const char *path, int flags, mode_t mode) { return openat(directory, path, flags, mode); }
+int ck_fcntl_int(int fd, int command, int argument) { return fcntl(fd, command, argument); }
+
+int ck_lock_range(int fd, short type, int64_t start, int64_t length, int wait) {
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
+    int result;
+    do result = fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &lock);
+    while (result < 0 && errno == EINTR);
+    return result;
+}
+
+unsigned ck_major(dev_t device) { return major(device); }
+unsigned ck_minor(dev_t device) { return minor(device); }
+dev_t ck_makedev(unsigned high, unsigned low) { return makedev(high, low); }
+
+int ck_clone_file(int target, int source) { return ioctl(target, FICLONE, source); }
+
+int ck_terminal_columns(int fd) {
+    struct winsize size;
+    return ioctl(fd, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+int64_t ck_filesystem_type(int fd) {
+    struct statfs info;
+    return fstatfs(fd, &info) == 0 ? (int64_t)info.f_type : -1;
+}
+
+long ck_syscall(long number, long a, long b, long c, long d, long e, long f) {
+    return syscall(number, a, b, c, d, e, f);
+}

@@ -1,0 +1,37 @@
+// Calls and constants of Linux that Swift's Glibc overlay hides: variadic functions, system calls that glibc
+// 2.36 has no wrapper for, and macros that the importer cannot read.
+#pragma once
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+/// openat2(2): opens `path` below `directory` under the RESOLVE_* rules of `resolve`. -1 and errno on failure.
+int ck_openat2(int directory, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
+
+/// open_by... helpers that C declares as variadic.
+int ck_open(const char *path, int flags, mode_t mode);
+int ck_openat(int directory, const char *path, int flags, mode_t mode);
+int ck_fcntl_int(int fd, int command, int argument);
+
+/// Open-file-description lock of `length` bytes from `start`; `type` is F_RDLCK, F_WRLCK or F_UNLCK.
+/// Waits when `wait` is not 0. -1 and errno (EAGAIN, EACCES when somebody else holds it) on failure.
+int ck_lock_range(int fd, short type, int64_t start, int64_t length, int wait);
+
+/// True major and minor numbers; the macros of sys/sysmacros.h.
+unsigned ck_major(dev_t device);
+unsigned ck_minor(dev_t device);
+dev_t ck_makedev(unsigned major, unsigned minor);
+
+/// ioctl(FICLONE): shares the extents of `source` with `target`. -1 and errno on failure.
+int ck_clone_file(int target, int source);
+
+/// The width of the terminal at `fd` in columns, 0 when it is none.
+int ck_terminal_columns(int fd);
+
+/// fstatfs(2): the type number of the file system that holds `fd`; -1 on failure.
+int64_t ck_filesystem_type(int fd);
+
+/// Plain system call, result or -1 and errno.
+long ck_syscall(long number, long a, long b, long c, long d, long e, long f);
