@@ -2,6 +2,7 @@
 #include "CKernel.h"
 #include <errno.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -35,6 +36,10 @@ int ck_lock_range(int fd, short type, int64_t start, int64_t length, int wait) {
 unsigned ck_major(dev_t device) { return major(device); }
 unsigned ck_minor(dev_t device) { return minor(device); }
 dev_t ck_makedev(unsigned high, unsigned low) { return makedev(high, low); }
+
+int ck_renameat2(int source, const char *from, int target, const char *to, unsigned flags) {
+    return renameat2(source, from, target, to, flags);
+}
 
 int ck_clone_file(int target, int source) { return ioctl(target, FICLONE, source); }
 

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/xattr.h>
 
 /// openat2(2): opens `path` below `directory` under the RESOLVE_* rules of `resolve`. -1 and errno on failure.
 int ck_openat2(int directory, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
@@ -23,6 +24,9 @@ int ck_lock_range(int fd, short type, int64_t start, int64_t length, int wait);
 unsigned ck_major(dev_t device);
 unsigned ck_minor(dev_t device);
 dev_t ck_makedev(unsigned major, unsigned minor);
+
+/// renameat2(2), which glibc shows only to _GNU_SOURCE.
+int ck_renameat2(int source, const char *from, int target, const char *to, unsigned flags);
 
 /// ioctl(FICLONE): shares the extents of `source` with `target`. -1 and errno on failure.
 int ck_clone_file(int target, int source);

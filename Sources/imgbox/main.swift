@@ -1,0 +1,3 @@
+import ArgumentParser
+struct R: ParsableCommand {}
+R.main()
