@@ -53,6 +53,16 @@ int64_t ck_filesystem_type(int fd) {
     return fstatfs(fd, &info) == 0 ? (int64_t)info.f_type : -1;
 }
 
+_Static_assert(CK_O_PATH == O_PATH, "O_PATH has another value on this architecture");
+
+int ck_reserve(int fd, int64_t size) { return fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, size); }
+
+int64_t ck_copy_range(int source, int target, uint64_t count) {
+    return copy_file_range(source, NULL, target, NULL, count, 0);
+}
+
+int ck_sync_filesystem(int fd) { return syncfs(fd); }
+
 long ck_syscall(long number, long a, long b, long c, long d, long e, long f) {
     return syscall(number, a, b, c, d, e, f);
 }

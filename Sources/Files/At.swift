@@ -5,6 +5,9 @@ package import SystemPackage
 /// The directory that relative names start from when none is given (AT_FDCWD).
 package let currentDirectory: Int32 = AT_FDCWD
 
+/// O_PATH: a descriptor that names a file without opening it.
+package let pathOnly: Int32 = CK_O_PATH
+
 /// How openat2(2) may walk a path.
 package enum Resolve {
     /// Every link and ".." stays inside the directory, as after chroot(2).

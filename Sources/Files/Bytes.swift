@@ -77,6 +77,11 @@ package func replaceFile(
     }
 }
 
+/// Writes all of the file system that holds `fd` to the disk. The corresponding C function is `syncfs`.
+package func syncFileSystem(_ fd: Int32, name: String) throws(FileError) {
+    guard ck_sync_filesystem(fd) == 0 else { throw FileError.last("syncfs", name) }
+}
+
 /// A stream that cannot be moved in memory and knows its name: where bytes for people and programs go.
 package func writeText(_ text: String, to fd: Int32) {
     var text = text

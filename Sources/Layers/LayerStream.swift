@@ -303,3 +303,13 @@ final class Chunk: @unchecked Sendable {
         if isFree { _ = home.push(self) }
     }
 }
+
+extension LayerStream {
+    /// Gives all expanded bytes in order.
+    package func forEach(_ body: (UnsafeRawBufferPointer) throws(LayerError) -> Void) throws(LayerError) {
+        while let chunk = try next() {
+            defer { chunk.release() }
+            try body(chunk.bytes)
+        }
+    }
+}

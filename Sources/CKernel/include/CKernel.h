@@ -37,5 +37,17 @@ int ck_terminal_columns(int fd);
 /// fstatfs(2): the type number of the file system that holds `fd`; -1 on failure.
 int64_t ck_filesystem_type(int fd);
 
+/// O_PATH, which glibc shows only to _GNU_SOURCE: a descriptor that only names.
+#define CK_O_PATH 010000000
+
+/// fallocate(2) with FALLOC_FL_KEEP_SIZE: reserves space from the start of the file. -1 and errno on failure.
+int ck_reserve(int fd, int64_t size);
+
+/// copy_file_range(2) from one offset to the other: the count, 0 at the end, -1 and errno.
+int64_t ck_copy_range(int source, int target, uint64_t count);
+
+/// syncfs(2): writes all of the file system that holds `fd` to disk. -1 and errno on failure.
+int ck_sync_filesystem(int fd);
+
 /// Plain system call, result or -1 and errno.
 long ck_syscall(long number, long a, long b, long c, long d, long e, long f);
