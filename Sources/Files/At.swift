@@ -2,6 +2,9 @@ import CKernel
 import Glibc
 package import SystemPackage
 
+/// rename(2) must not replace what is there (RENAME_NOREPLACE).
+package let renameNoReplace: UInt32 = 1
+
 /// The directory that relative names start from when none is given (AT_FDCWD).
 package let currentDirectory: Int32 = AT_FDCWD
 

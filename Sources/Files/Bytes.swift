@@ -97,3 +97,9 @@ package func attempt<Success, Failure: Error>(
 ) -> Result<Success, Failure> {
     do throws(Failure) { return .success(try body()) } catch { return .failure(error) }
 }
+
+/// The width of the terminal at `fd` in columns; 80 where it cannot be told.
+package func terminalColumns(_ fd: Int32) -> Int {
+    let columns = Int(ck_terminal_columns(fd))
+    return columns > 0 ? columns : 80
+}

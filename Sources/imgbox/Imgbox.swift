@@ -1,0 +1,67 @@
+import ArgumentParser
+import Files
+import Glibc
+import SystemPackage
+
+/// The program: its commands, and the one place where errors become lines and exit codes.
+@main
+struct Imgbox: ParsableCommand {
+    static let version = "0.1.0"
+
+    static let configuration = CommandConfiguration(
+        commandName: "imgbox",
+        abstract: "Images in, containers out: one static binary, no daemon.",
+        discussion: """
+            Take an image in, look at it, unpack it, run it:
+
+              imgbox pull-local alpine-minirootfs.tar.gz alpine:3.20
+              imgbox run --rm -it alpine:3.20 sh
+
+            Images are kept in /var/lib/imgbox, for ordinary users in ~/.local/share/imgbox; --root DIR or the \
+            environment variable IMGBOX_ROOT choose another place.
+            """,
+        version: "imgbox \(version)",
+        groupedSubcommands: [
+            CommandGroup(name: "IMAGES", subcommands: [PullLocalCommand.self, UnpackCommand.self]),
+        ])
+
+    static func main() {
+        // The shell's own rule for programs that a signal must not end half-way: errors of write(2) tell.
+        signal(SIGPIPE, SIG_IGN)
+        var arguments = Array(CommandLine.arguments.dropFirst())
+        RootOption.takeLeading(&arguments)
+        do {
+            var command = try parseAsRoot(arguments)
+            try command.run()
+        } catch let error as ExitCode {
+            Glibc.exit(error.rawValue)
+        } catch let error as any DescribedError {
+            complain(error.message, hint: error.hint)
+            Glibc.exit(125)
+        } catch {
+            finish(parsing: error)
+        }
+    }
+
+    /// Help and version go out with 0; a wrong command line is exit code 125, as container engines have it.
+    private static func finish(parsing error: any Error) -> Never {
+        let code = exitCode(for: error)
+        if code.isSuccess {
+            writeText(fullMessage(for: error) + "\n", to: 1)
+            Glibc.exit(0)
+        }
+        writeText("imgbox: " + message(for: error) + "\n", to: 2)
+        writeText("hint: imgbox help shows the commands, imgbox COMMAND --help the options of one\n", to: 2)
+        Glibc.exit(125)
+    }
+}
+
+/// One line about what went wrong, and one about what to do.
+func complain(_ message: String, hint: String?) {
+    writeText("imgbox: \(message)\n" + (hint.map { "hint: \($0)\n" } ?? ""), to: 2)
+}
+
+/// A remark that does not end the command.
+func remark(_ message: String) {
+    writeText("imgbox: \(message)\n", to: 2)
+}

@@ -1,3 +1,0 @@
-import ArgumentParser
-struct R: ParsableCommand {}
-R.main()
