@@ -119,6 +119,18 @@ package final class LayerStack {
         return result
     }
 
+    /// The names in a directory of a single layer as they lie on the disk, whiteouts included.
+    func listRaw(_ directory: Object) throws(FileError) -> [Object] {
+        guard let index = directory.layers.first else { return [] }
+        let handle = try open(directory, index, O_RDONLY | O_DIRECTORY)
+        var result: [Object] = []
+        for entry in try entries(of: handle.raw) {
+            guard let info = try status(of: entry.name, at: handle.raw) else { continue }
+            result.append(Object(path: directory.path.appending(entry.bytes), status: info, layers: [index]))
+        }
+        return result
+    }
+
     /// The target of a link.
     package func readLink(_ object: Object) throws(FileError) -> [UInt8] {
         try withParent(of: object) { name, parent throws(FileError) in try Files.readLink(name, at: parent) }
@@ -131,9 +143,13 @@ package final class LayerStack {
 
     /// The extended attributes but those that steer overlayfs.
     package func attributes(_ object: Object) throws(FileError) -> [(name: String, value: [UInt8])] {
+        try allAttributes(object).filter { !OverlayForm.isControl($0.name) }
+    }
+
+    func allAttributes(_ object: Object) throws(FileError) -> [(name: String, value: [UInt8])] {
         try withParent(of: object) { name, parent throws(FileError) in
             try extendedAttributes(of: name, at: parent)
-        }.filter { !OverlayForm.isControl($0.name) }
+        }
     }
 
     private func open(_ object: Object, _ layer: Int, _ flags: Int32) throws(FileError) -> OwnedFD {

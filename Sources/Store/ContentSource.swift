@@ -20,13 +20,35 @@ extension ContentSource {
         return try filing { () throws(FileError) in try readAll(fd.raw, limit: limit, name: path) }
     }
 
+    /// Opens a blob that should have `size` bytes.
+    ///
+    /// git writes a symbolic link as a file with the target as its text where links are switched off
+    /// (core.symlinks=false, archives for Windows); the official busybox repository, whose blobs are links, then
+    /// arrives in that form. Such a file is followed like the link, inside the source; the digest decides in the end.
+    func openBlob(_ path: String, size: Int64) throws(StoreError) -> OwnedFD? {
+        guard let fd = try open(path) else { return nil }
+        let length = try filing { () throws(FileError) in try status(of: fd.raw).size }
+        guard length != size, (1...512).contains(length) else { return fd }
+        let text = try filing { () throws(FileError) in try readAll(fd.raw, limit: 512, name: path) }
+        if text.starts(with: "../".utf8), !text.contains(where: { $0 <= 0x20 || $0 >= 0x7f }),
+            let target = joinPath(path.utf8.split(separator: UInt8(ascii: "/")).dropLast().map { Array($0) }, text),
+            let file = try open(target) {
+            return file
+        }
+        lseek(fd.raw, 0, SEEK_SET)
+        return fd
+    }
+
     /// A document, its size and digest checked; nil where it is not there.
     func document(_ descriptor: Descriptor, limit: Int) throws(StoreError) -> [UInt8]? {
         guard descriptor.size <= Int64(limit) else {
             throw StoreError(
                 .refused, "the document \(descriptor.digest) has \(descriptor.size) bytes; at most \(limit) are read")
         }
-        guard let bytes = try read(Store.blobPath(descriptor.digest), limit: limit) else { return nil }
+        guard let fd = try openBlob(Store.blobPath(descriptor.digest), size: descriptor.size) else { return nil }
+        let bytes = try filing { () throws(FileError) in
+            try readAll(fd.raw, limit: limit, name: descriptor.digest.description)
+        }
         guard Int64(bytes.count) == descriptor.size else {
             throw StoreError(
                 .damaged,
@@ -115,21 +137,9 @@ struct SpooledArchive: ContentSource {
             entries[name] = .link(String(decoding: try LayerPath(parsing: target).bytes, as: UTF8.self))
         case .symbolicLink(let target):
             // Old docker archives link a layer to the same layer of another image: ../<id>/layer.tar.
-            if let path = SpooledArchive.join(entry.path.parent, target) { entries[name] = .link(path) }
+            if let path = joinPath(entry.path.parent.parts.map { Array($0) }, target) { entries[name] = .link(path) }
         default: break
         }
-    }
-
-    private static func join(_ directory: LayerPath, _ target: [UInt8]) -> String? {
-        var parts = target.first == UInt8(ascii: "/") ? [] : directory.parts.map { Array($0) }
-        for part in target.split(separator: UInt8(ascii: "/")) {
-            if part.elementsEqual("..".utf8) {
-                if parts.popLast() == nil { return nil }
-            } else if !part.elementsEqual(".".utf8) {
-                parts.append(Array(part))
-            }
-        }
-        return String(decoding: Array(parts.joined(separator: [UInt8(ascii: "/")])), as: UTF8.self)
     }
 
     private func spool(_ entry: TarEntry, _ reader: TarReader) throws(LayerError) -> Member {
@@ -174,4 +184,17 @@ struct SpooledArchive: ContentSource {
     func known(_ path: String) -> (digest: Digest, size: Int64)? {
         member(path).map { ($0.digest, $0.size) }
     }
+}
+
+/// Where a link in a directory leads, without leaving the top; nil where it does.
+private func joinPath(_ directory: [[UInt8]], _ target: [UInt8]) -> String? {
+    var parts = target.first == UInt8(ascii: "/") ? [] : directory
+    for part in target.split(separator: UInt8(ascii: "/")) {
+        if part.elementsEqual("..".utf8) {
+            if parts.popLast() == nil { return nil }
+        } else if !part.elementsEqual(".".utf8) {
+            parts.append(Array(part))
+        }
+    }
+    return String(decoding: Array(parts.joined(separator: [UInt8(ascii: "/")])), as: UTF8.self)
 }

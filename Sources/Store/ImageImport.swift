@@ -255,7 +255,7 @@ struct ImageImporter {
     private func stageBlob(
         _ descriptor: Descriptor, _ path: String, _ source: any ContentSource
     ) throws(StoreError) {
-        guard let input = try source.open(path) else {
+        guard let input = try source.openBlob(path, size: descriptor.size) else {
             throw StoreError(
                 .damaged, "the image lacks the blob \(descriptor.digest)",
                 hint: "the layout or archive is incomplete; get it again")

@@ -90,6 +90,15 @@ struct LayerUnpacking: Sendable {
         }
     }
 
+    /// Unpacks one layer into the staging directory whatever the store has, on the given layers; for comparing.
+    /// The result is the path of the tree.
+    func unpackAgain(
+        _ input: LayerInput, _ diffIDs: [Digest], _ number: Int, below: [String]
+    ) throws(StoreError) -> String {
+        _ = try unpack(input, diffIDs, number, 0, below: below)
+        return stagedTree("layer-0-\(number)")
+    }
+
     private func stagedTree(_ name: String) -> String {
         store.path.appending("staging").appending(staging.name).appending(name).appending("tree").string
     }
