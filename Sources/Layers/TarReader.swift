@@ -27,6 +27,13 @@ package struct TarEntry: Sendable {
     package var isSparse = false
     /// Extended attributes, access control lists among them in the kernel's binary form.
     package var attributes: [(name: String, value: [UInt8])] = []
+
+    package init(
+        path: LayerPath, kind: Kind, permissions: UInt32, uid: UInt32, gid: UInt32, modified: Timestamp
+    ) {
+        (self.path, self.kind, self.permissions) = (path, kind, permissions)
+        (self.uid, self.gid, self.modified) = (uid, gid, modified)
+    }
 }
 
 /// Reads tar with libarchive, in the formats ustar, pax, GNU and v7. No other format or filter of libarchive is

@@ -76,6 +76,24 @@ extension ImageImporter {
         }
     }
 
+    /// Reads a layer to its end: its digest, and the newest time in it. That is the image's own time, the same
+    /// wherever and whenever it is taken in.
+    private func survey(
+        _ fd: Int32, _ source: LayerSource
+    ) throws(LayerError) -> (LayerStream.Summary, newest: Int64?) {
+        let stream = try LayerStream(fd, source)
+        do throws(LayerError) {
+            let reader = try TarReader(stream)
+            var newest: Int64?
+            while let entry = try reader.next() { newest = max(newest ?? 0, entry.modified.seconds) }
+            guard newest != nil else { throw LayerError(.malformed, "the archive has no entries") }
+            return (try stream.finish(), newest)
+        } catch {
+            stream.cancel()
+            throw error
+        }
+    }
+
     /// Reads the layer that stands in the staging directory once, and describes an image with it.
     private func candidate(
         _ fd: Int32, _ compression: LayerCompression, createdBy: String
@@ -87,13 +105,13 @@ extension ImageImporter {
         }
         lseek(fd, 0, SEEK_SET)
         let source = LayerSource(compression: Compression(compression), maximumSize: request.options.maximumSize)
-        let summary = try applyLayer(fd, source, to: nil)
-        guard summary.expandedSize > 0 else { throw LayerError(.malformed, "the archive is empty") }
+        let (summary, newest) = try survey(fd, source)
+        let created = request.created ?? newest.flatMap(rfc3339)
         let layer = Descriptor(mediaType: compression.mediaType, digest: digest, size: size)
         var config = ImageConfig(
-            platform: request.platform ?? .host, diffIDs: [summary.diffID], created: request.created)
+            platform: request.platform ?? .host, diffIDs: [summary.diffID], created: created)
         config.config.env = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
-        config.history = [.init(created: request.created, createdBy: createdBy)]
+        config.history = [.init(created: created, createdBy: createdBy)]
         let configBytes = config.serialized()
         let configDigest = Digest(of: configBytes)
         let manifest = Manifest(

@@ -22,7 +22,17 @@ struct Imgbox: ParsableCommand {
             """,
         version: "imgbox \(version)",
         groupedSubcommands: [
-            CommandGroup(name: "IMAGES", subcommands: [PullLocalCommand.self, UnpackCommand.self]),
+            CommandGroup(
+                name: "IMAGES",
+                subcommands: [
+                    PullLocalCommand.self, UnpackCommand.self, ImagesCommand.self, InspectCommand.self,
+                    HistoryCommand.self, TagCommand.self, RemoveImageCommand.self, SaveCommand.self,
+                ]),
+            CommandGroup(
+                name: "LOOKING INTO IMAGES",
+                subcommands: [ListFilesCommand.self, CatCommand.self, DiffCommand.self]),
+            CommandGroup(
+                name: "THE STORE", subcommands: [DiskUsageCommand.self, CollectCommand.self, CheckCommand.self]),
         ])
 
     static func main() {

@@ -52,16 +52,3 @@ func sourceDate() throws -> String? {
     }
     return time
 }
-
-/// A time as RFC 3339 in UTC; nil outside the years 0 to 9999.
-func rfc3339(_ seconds: Int64) -> String? {
-    var time = time_t(seconds)
-    var parts = tm()
-    guard gmtime_r(&time, &parts) != nil, parts.tm_year >= -1900,
-        parts.tm_year + 1900 <= 9999
-    else { return nil }
-    func two(_ value: Int32) -> String { value < 10 ? "0\(value)" : "\(value)" }
-    let year = String(parts.tm_year + 1900)
-    return String(repeating: "0", count: max(0, 4 - year.utf8.count)) + year
-        + "-\(two(parts.tm_mon + 1))-\(two(parts.tm_mday))T\(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec))Z"
-}
