@@ -1,5 +1,6 @@
 import Files
 import Glibc
+import OCI
 
 /// A wrong value on the command line or in the environment.
 struct UsageError: DescribedError {
