@@ -1,6 +1,10 @@
 #define _GNU_SOURCE
 #include "CKernel.h"
 #include <errno.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,6 +66,62 @@ int64_t ck_copy_range(int source, int target, uint64_t count) {
 }
 
 int ck_sync_filesystem(int fd) { return syncfs(fd); }
+
+int ck_catch_signals(sigset_t *before) {
+    sigset_t all;
+    sigfillset(&all);
+    // A fault of this program must end it, not wait in a queue.
+    int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP};
+    for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&all, faults[i]);
+    if (sigprocmask(SIG_BLOCK, &all, before) != 0) return -1;
+    return signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+int ck_read_signal(int fd) {
+    struct signalfd_siginfo info;
+    return read(fd, &info, sizeof info) == sizeof info ? (int)info.ssi_signo : 0;
+}
+
+int ck_wait_status(int pid) {
+    int status;
+    pid_t result;
+    do result = waitpid(pid, &status, 0);
+    while (result < 0 && errno == EINTR);
+    return result < 0 ? -1 : status;
+}
+
+int ck_signal_process(int pidfd, int number) {
+    return (int)syscall(SYS_pidfd_send_signal, pidfd, number, NULL, 0);
+}
+
+int ck_receive_descriptor(int socket) {
+    char byte;
+    struct iovec piece = {.iov_base = &byte, .iov_len = 1};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    ssize_t count;
+    do count = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    while (count < 0 && errno == EINTR);
+    if (count < 0) return -1;
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    if (count == 0 || !header || header->cmsg_type != SCM_RIGHTS) {
+        errno = EPIPE;
+        return -1;
+    }
+    int fd;
+    memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    return fd;
+}
+
+void ck_copy_window_size(int from, int to) {
+    struct winsize size;
+    if (ioctl(from, TIOCGWINSZ, &size) == 0) ioctl(to, TIOCSWINSZ, &size);
+}
+
+int ck_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC); }
 
 long ck_syscall(long number, long a, long b, long c, long d, long e, long f) {
     return syscall(number, a, b, c, d, e, f);

@@ -2,9 +2,11 @@
 // 2.36 has no wrapper for, and macros that the importer cannot read.
 #pragma once
 #include <fcntl.h>
+#include <signal.h>
 #include <linux/openat2.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/xattr.h>
 
@@ -48,6 +50,31 @@ int64_t ck_copy_range(int source, int target, uint64_t count);
 
 /// syncfs(2): writes all of the file system that holds `fd` to disk. -1 and errno on failure.
 int ck_sync_filesystem(int fd);
+
+/// The number of prctl(2), which Swift cannot call since C declares it as variadic.
+enum { CK_SYS_PRCTL = SYS_prctl, CK_CAPBSET_READ = 23 };
+
+/// signalfd(2) for every signal that can be caught, all of them blocked in this thread; the mask of before goes to
+/// `*before`. -1 and errno on failure.
+int ck_catch_signals(sigset_t *before);
+
+/// Reads the number of one caught signal; 0 when there is none.
+int ck_read_signal(int fd);
+
+/// The status of a finished child as wait(2) gives it, by its pidfd or pid; waits. -1 and errno on failure.
+int ck_wait_status(int pid);
+
+/// pidfd_send_signal(2).
+int ck_signal_process(int pidfd, int number);
+
+/// Receives one descriptor over a socket; -1 and errno on failure.
+int ck_receive_descriptor(int socket);
+
+/// The size of the terminal `from` for the terminal `to`.
+void ck_copy_window_size(int from, int to);
+
+/// pipe2(2) with O_CLOEXEC.
+int ck_pipe(int ends[2]);
 
 /// Plain system call, result or -1 and errno.
 long ck_syscall(long number, long a, long b, long c, long d, long e, long f);

@@ -1,0 +1,430 @@
+import CLaunch
+import Files
+import Glibc
+
+/// Turns the child's steps into operations.
+final class Lowering {
+    /// Descriptors that the parent opened for the child, which inherits them.
+    struct Inherited {
+        /// The mount point of the root, a directory of the container's own.
+        var rootPlace: Int32 = -1
+        /// The pipe whose byte lets the command start.
+        var release: Int32 = -1
+        /// Where the terminal's master is sent.
+        var socket: Int32 = -1
+        /// What becomes standard input, output and error; -1 leaves one as it is.
+        var standard: [Int32] = [-1, -1, -1]
+        /// The sources of binds, in the order of the steps.
+        var sources: [Int32] = []
+        /// The child says when it waits.
+        var announcesWait = false
+    }
+
+    let program = ChildProgram()
+    let plan: LaunchPlan
+    let inherited: Inherited
+    private var nextSource = 0
+    private var hasTerminal = false
+
+    // linux/mount.h, linux/fcntl.h
+    static let cloexec: Int64 = 0x80000
+    static let openTreeClone: Int64 = 1
+    static let emptyPath: Int64 = 0x1000
+    static let recursive: Int64 = 0x8000
+    static let moveEmptyPaths: Int64 = 0x4 | 0x40
+    static let moveEmptySource: Int64 = 0x4
+    /// RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_IN_ROOT
+    static let noLinks: Int64 = 0x04 | 0x02 | 0x10
+
+    init(_ plan: LaunchPlan, _ inherited: Inherited) {
+        (self.plan, self.inherited) = (plan, inherited)
+    }
+
+    func lower() {
+        prepare()
+        for (index, step) in plan.steps.enumerated() {
+            program.step = UInt16(index)
+            lower(step)
+        }
+    }
+
+    /// Masks and ignored signals of the parent must not reach the command; files get the modes that are asked for.
+    private func prepare() {
+        program.call(Int(CL_SYS_umask), .number(0))
+        program.call(Int(CL_SYS_rt_sigaction), .number(Int64(SIGPIPE)), program.block([UInt8](repeating: 0, count: 64)), .number(0), .number(8))
+    }
+
+    private func lower(_ step: LaunchPlan.Step) {
+        switch step {
+        case .clone: break
+        case .dieWithParent:
+            program.call(Int(CL_SYS_prctl), .number(1), .number(Int64(SIGKILL)))
+        case .privateMounts:
+            // MS_REC | MS_PRIVATE
+            program.call(Int(CL_SYS_mount), .number(0), .text("/"), .number(0), .number(0x4000 | 0x40000), .number(0))
+        case .overlayRoot(let layers, let upper, let work, let place): overlay(layers, upper, work, place)
+        case .bindRoot(let source): bindRoot(source)
+        case .mount(let type, let path, let options, let flags): mount(type, path, options, flags)
+        case .bind(_, let path, let isDirectory, let isRecursive, let flags):
+            bind(path, isDirectory, isRecursive, flags)
+        case .deviceNodes(let nodes):
+            for node in nodes {
+                program.call(
+                    Int(CL_SYS_mknodat), .register(.dev), .text(node.name), .number(Int64(S_IFCHR | 0o666)),
+                    .number(Int64(node.major) << 8 | Int64(node.minor)))
+            }
+        case .deviceLinks(let links):
+            for link in links {
+                program.call(Int(CL_SYS_symlinkat), .text(link.target), .register(.dev), .text(link.name))
+            }
+        case .terminal(let owner): terminal(owner)
+        case .sysctl(let key, let value):
+            program.special(
+                CL_WRITE_FILE, .register(.proc), .text("sys/" + key.replacing(".", with: "/")), .text(value))
+        case .maskPaths(let paths): for path in paths { mask(path) }
+        case .readOnlyPaths(let paths): for path in paths { readOnly(path) }
+        case .makeDirectory(let path):
+            program.special(CL_DIRECTORY, .register(.root), .text(path), .number(0o755), to: .target)
+        case .readOnlyRoot: setAttributes(.register(.root), .readOnly, recursive: false, path: nil)
+        case .switchRoot(let way): switchRoot(way)
+        default: lowerProcess(step)
+        }
+    }
+
+    private func lowerProcess(_ step: LaunchPlan.Step) {
+        switch step {
+        case .hostname(let name):
+            program.call(Int(CL_SYS_sethostname), .text(name), .number(Int64(name.utf8.count)))
+        case .domainname(let name):
+            program.call(Int(CL_SYS_setdomainname), .text(name), .number(Int64(name.utf8.count)))
+        case .loopbackUp: loopbackUp()
+        case .resourceLimit(_, let resource, let soft, let hard):
+            let bytes = memoryBytes([soft, hard])
+            program.call(Int(CL_SYS_prlimit64), .number(0), .number(Int64(resource)), program.block(bytes), .number(0))
+        case .session(let hasTerminal): session(hasTerminal)
+        case .workingDirectory(let path):
+            program.call(Int(CL_SYS_chdir), .text(path))
+            program.special(CL_CHECK_DIRECTORY)
+        case .boundingSet(let keep, let last):
+            // PR_CAPBSET_DROP
+            for number in 0...last where keep & (1 << UInt64(number)) == 0 {
+                program.call(Int(CL_SYS_prctl), .number(24), .number(Int64(number)))
+            }
+        case .noNewPrivileges: program.call(Int(CL_SYS_prctl), .number(38), .number(1))
+        case .user(let user):
+            let groups = memoryBytes(user.groups)
+            program.call(Int(CL_SYS_setgroups), .number(Int64(user.groups.count)), program.block(groups))
+            let (uid, gid) = (Int64(user.uid), Int64(user.gid))
+            program.call(Int(CL_SYS_setresgid), .number(gid), .number(gid), .number(gid))
+            program.call(Int(CL_SYS_setresuid), .number(uid), .number(uid), .number(uid))
+        case .capabilities(let mask): capabilities(mask)
+        case .initProcess: program.special(CL_INIT)
+        case .waitForParent:
+            program.special(CL_WAIT, .number(Int64(inherited.release)), .number(inherited.announcesWait ? 1 : 0))
+        case .closeDescriptors:
+            // CLOSE_RANGE_CLOEXEC: all of them go at the very moment of execve(2), the report pipe among them.
+            program.call(Int(CL_SYS_close_range), .number(3), .number(Int64(UInt32.max)), .number(4))
+        case .exec(let candidates, let arguments, let environment):
+            program.call(Int(CL_SYS_umask), .number(0o022))
+            program.special(
+                CL_EXEC, program.list(candidates), program.list(arguments), program.list(environment))
+        default: break
+        }
+    }
+
+    // MARK: - The root
+
+    private func overlay(_ layers: [String], _ upper: String, _ work: String, _ place: String) {
+        let topFirst = layers.reversed()
+        guard plan.mountAPI && plan.layerOption else {
+            let options = "lowerdir=" + topFirst.map(escaped).joined(separator: ":")
+                + ",upperdir=\(escaped(upper)),workdir=\(escaped(work))"
+            program.special(
+                CL_MOUNT_AT, .number(-1), .number(Int64(inherited.rootPlace)), .text("overlay"), .number(0), .text(options),
+                .text("overlay"))
+            return reopenRoot(place)
+        }
+        program.call(Int(CL_SYS_fsopen), .text("overlay"), .number(1), to: .object)
+        for layer in topFirst { setOption(.object, "lowerdir+", layer) }
+        setOption(.object, "upperdir", upper)
+        setOption(.object, "workdir", work)
+        create(.object)
+        program.call(Int(CL_SYS_fsmount), .register(.object), .number(1), .number(0), to: .root)
+        attachRoot()
+    }
+
+    /// In a list of directories overlayfs takes a backslash as an escape.
+    private func escaped(_ path: String) -> String {
+        path.replacing("\\", with: "\\\\").replacing(":", with: "\\:").replacing(",", with: "\\,")
+    }
+
+    private func attachRoot() {
+        program.call(
+            Int(CL_SYS_move_mount), .register(.root), .text(""), .number(Int64(inherited.rootPlace)), .text(""),
+            .number(Lowering.moveEmptyPaths))
+        program.call(Int(CL_SYS_fchdir), .register(.root))
+    }
+
+    /// After mount(2) the old descriptor still shows what is below the mount.
+    private func reopenRoot(_ place: String) {
+        program.call(
+            Int(CL_SYS_openat), .number(Int64(AT_FDCWD)), .text(place),
+            .number(Int64(pathOnly | O_DIRECTORY | O_CLOEXEC)), .number(0), to: .root)
+        program.call(Int(CL_SYS_fchdir), .register(.root))
+    }
+
+    private func bindRoot(_ source: String) {
+        guard plan.mountAPI else {
+            program.special(
+                CL_MOUNT_AT, .number(Int64(inherited.rootPlace)), .number(Int64(inherited.rootPlace)), .number(0),
+                .number(0x1000 | 0x4000), .number(0))
+            return reopenRoot(source)
+        }
+        program.call(
+            Int(CL_SYS_open_tree), .number(Int64(inherited.rootPlace)), .text(""),
+            .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath | Lowering.recursive), to: .root)
+        attachRoot()
+    }
+
+    private func switchRoot(_ way: LaunchPlan.RootSwitch) {
+        program.call(Int(CL_SYS_fchdir), .register(.root))
+        switch way {
+        case .pivot:
+            // Both paths the same: the old root comes to lie on top of the new one, and is let go (pivot_root(2)).
+            program.call(Int(CL_SYS_pivot_root), .text("."), .text("."))
+            program.call(Int(CL_SYS_umount2), .text("."), .number(2))
+        case .chroot:
+            // MS_MOVE
+            program.call(Int(CL_SYS_mount), .text("."), .text("/"), .number(0), .number(0x2000), .number(0))
+            program.call(Int(CL_SYS_chroot), .text("."))
+        }
+        program.call(Int(CL_SYS_chdir), .text("/"))
+    }
+
+    // MARK: - Mounts
+
+    private func setOption(_ object: ChildProgram.Register, _ key: String, _ value: String) {
+        let isFlag = value.isEmpty
+        program.call(
+            Int(CL_SYS_fsconfig), .register(object), .number(isFlag ? 0 : 1), .text(key),
+            isFlag ? .number(0) : .text(value), .number(0))
+    }
+
+    private func create(_ object: ChildProgram.Register) {
+        program.call(Int(CL_SYS_fsconfig), .register(object), .number(6), .number(0), .number(0), .number(0))
+    }
+
+    /// /proc and /sys of an image may be links that lead elsewhere (CVE-2023-27561): no link is followed to them.
+    private func openTarget(_ path: String, make mode: Int64 = 0o755) {
+        let isKernel = path == "/proc" || path == "/sys" || path.hasPrefix("/sys/") || path.hasPrefix("/dev/") || path == "/dev"
+        program.special(
+            CL_DIRECTORY, .register(.root), .text(path), .number(mode), .number(isKernel ? Lowering.noLinks : 0),
+            to: .target)
+    }
+
+    private func mount(
+        _ type: String, _ path: String, _ options: [LaunchPlan.Option], _ flags: LaunchPlan.MountFlags
+    ) {
+        let place: ChildProgram.Register =
+            switch (type, path) {
+            case ("proc", "/proc"): .proc
+            case ("tmpfs", "/dev"): .dev
+            case ("devpts", _): .pts
+            default: .object
+            }
+        openTarget(path)
+        guard plan.mountAPI else {
+            let data = options.map { $0.value.isEmpty ? $0.key : "\($0.key)=\($0.value)" }.joined(separator: ",")
+            program.special(
+                CL_MOUNT_AT, .number(-1), .register(.target), .text(type), .flags(flags.classic), .text(data), .text(type))
+            return program.special(CL_DIRECTORY, .register(.root), .text(path), .number(0), to: place)
+        }
+        program.call(Int(CL_SYS_fsopen), .text(type), .number(1), to: .other)
+        for option in options { setOption(.other, option.key, option.value) }
+        create(.other)
+        program.call(Int(CL_SYS_fsmount), .register(.other), .number(1), .flags(flags.rawValue), to: place)
+        move(place)
+    }
+
+    private func move(_ mount: ChildProgram.Register) {
+        program.call(
+            Int(CL_SYS_move_mount), .register(mount), .text(""), .register(.target), .text(""),
+            .number(Lowering.moveEmptyPaths))
+    }
+
+    private func bind(
+        _ path: String, _ isDirectory: Bool, _ isRecursive: Bool, _ flags: LaunchPlan.MountFlags
+    ) {
+        let source = Int64(nextSource < inherited.sources.count ? inherited.sources[nextSource] : -1)
+        nextSource += 1
+        program.special(
+            isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path), .number(isDirectory ? 0o755 : 0o644),
+            to: .target)
+        guard plan.mountAPI else {
+            program.special(
+                CL_MOUNT_AT, .number(source), .register(.target), .number(0),
+                .number(0x1000 | (isRecursive ? 0x4000 : 0)), .number(0))
+            if !flags.isEmpty {
+                program.special(
+                    isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path), .number(0), to: .target)
+                remount(.target, flags)
+            }
+            return
+        }
+        program.call(
+            Int(CL_SYS_open_tree), .number(source), .text(""),
+            .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath | (isRecursive ? Lowering.recursive : 0)),
+            to: .object)
+        if !flags.isEmpty { setAttributes(.register(.object), flags, recursive: isRecursive, path: nil) }
+        move(.object)
+    }
+
+    /// mount_setattr(2) on an open mount.
+    private func setAttributes(
+        _ mount: ChildProgram.Value, _ flags: LaunchPlan.MountFlags, recursive: Bool, path: String?
+    ) {
+        guard plan.mountAPI else {
+            if case .register(let register) = mount { remount(register, flags) }
+            return
+        }
+        let attributes = memoryBytes([flags.rawValue, 0, 0, 0])
+        program.call(
+            Int(CL_SYS_mount_setattr), mount, .text(path ?? ""),
+            .number((path == nil ? Lowering.emptyPath : 0) | (recursive ? Lowering.recursive : 0)),
+            program.block(attributes), .number(32))
+    }
+
+    private func remount(_ mount: ChildProgram.Register, _ flags: LaunchPlan.MountFlags) {
+        // MS_BIND | MS_REMOUNT
+        program.special(
+            CL_MOUNT_AT, .number(-1), .register(mount), .number(0), .flags(0x1000 | 0x20 | flags.classic), .number(0))
+    }
+
+    // MARK: - Hidden and read-only paths
+
+    /// A file is covered by our own /dev/null, whose numbers are known (CVE-2025-31133), a directory by an empty read-only
+    /// tmpfs. What is not there needs no cover.
+    private func mask(_ path: String) {
+        let missing = [ENOENT, ENOTDIR, EACCES]
+        program.special(
+            CL_DIRECTORY, .register(.root), .text(path), .number(0), .number(Lowering.noLinks), to: .target,
+            tolerating: missing, skip: plan.mountAPI ? 5 : 2)
+        if plan.mountAPI {
+            program.call(Int(CL_SYS_fsopen), .text("tmpfs"), .number(1), to: .other)
+            create(.other)
+            program.call(Int(CL_SYS_fsmount), .register(.other), .number(1), .flags(LaunchPlan.MountFlags.safe.union(.readOnly).rawValue), to: .object)
+            move(.object)
+            // A directory is done: the operations for a file are left out by a call that fails on purpose.
+            program.call(Int(CL_SYS_close), .number(-1), tolerating: [-1], skip: 3)
+        } else {
+            program.special(
+                CL_MOUNT_AT, .number(-1), .register(.target), .text("tmpfs"), .flags(LaunchPlan.MountFlags.safe.union(.readOnly).classic),
+                .number(0), .text("tmpfs"))
+            program.call(Int(CL_SYS_close), .number(-1), tolerating: [-1], skip: 3)
+        }
+        program.special(
+            CL_FILE, .register(.root), .text(path), .number(0), .number(Lowering.noLinks), to: .target,
+            tolerating: missing, skip: 2)
+        if plan.mountAPI {
+            program.call(
+                Int(CL_SYS_open_tree), .register(.dev), .text("null"),
+                .number(Lowering.openTreeClone | Lowering.cloexec), to: .object)
+            move(.object)
+        } else {
+            program.special(CL_FILE, .register(.dev), .text("null"), .number(0), to: .object)
+            program.special(CL_MOUNT_AT, .register(.object), .register(.target), .number(0), .number(0x1000), .number(0))
+        }
+    }
+
+    private func readOnly(_ path: String) {
+        program.special(
+            CL_FILE, .register(.root), .text(path), .number(0), .number(Lowering.noLinks), to: .target,
+            tolerating: [ENOENT, ENOTDIR], skip: 3)
+        if plan.mountAPI {
+            program.call(
+                Int(CL_SYS_open_tree), .register(.target), .text(""),
+                .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath | Lowering.recursive), to: .object)
+            setAttributes(.register(.object), .readOnly, recursive: true, path: nil)
+            move(.object)
+        } else {
+            program.special(CL_MOUNT_AT, .register(.target), .register(.target), .number(0), .number(0x1000 | 0x4000), .number(0))
+            program.special(
+                CL_FILE, .register(.root), .text(path), .number(0), .number(Lowering.noLinks), to: .object)
+            remount(.object, [.readOnly, .noSetID, .noDevices, .noExec])
+        }
+    }
+
+    // MARK: - The process
+
+    private func terminal(_ owner: UInt32) {
+        hasTerminal = true
+        let flags = Int64(O_RDWR | O_NOCTTY | O_CLOEXEC)
+        program.call(Int(CL_SYS_openat), .register(.pts), .text("ptmx"), .number(flags), .number(0), to: .master)
+        // TIOCSPTLCK
+        program.call(Int(CL_SYS_ioctl), .register(.master), .number(0x4004_5431), program.block([0, 0, 0, 0]))
+        // TIOCGPTPEER: the other end by its descriptor, not by a path that could be swapped (CVE-2025-52565).
+        program.call(Int(CL_SYS_ioctl), .register(.master), .number(0x5441), .number(Int64(O_RDWR | O_NOCTTY)), to: .terminal)
+        program.call(Int(CL_SYS_fchown), .register(.terminal), .number(Int64(owner)), .number(-1))
+        program.special(CL_SEND_DESCRIPTOR, .number(Int64(inherited.socket)), .register(.master))
+        program.call(Int(CL_SYS_close), .register(.master))
+        program.call(Int(CL_SYS_mknodat), .register(.dev), .text("console"), .number(Int64(S_IFREG | 0o600)), .number(0))
+        program.special(CL_FILE, .register(.dev), .text("console"), .number(0), to: .target)
+        if plan.mountAPI {
+            program.call(
+                Int(CL_SYS_open_tree), .register(.terminal), .text(""),
+                .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath), to: .object)
+            move(.object)
+        } else {
+            program.special(CL_MOUNT_AT, .register(.terminal), .register(.target), .number(0), .number(0x1000), .number(0))
+        }
+    }
+
+    private func session(_ hasTerminal: Bool) {
+        program.call(Int(CL_SYS_setsid))
+        guard hasTerminal else {
+            for (number, fd) in inherited.standard.enumerated() where fd >= 0 {
+                program.call(Int(CL_SYS_dup3), .number(Int64(fd)), .number(Int64(number)), .number(0))
+            }
+            return
+        }
+        // TIOCSCTTY
+        program.call(Int(CL_SYS_ioctl), .register(.terminal), .number(0x540e), .number(0))
+        for number in 0..<3 {
+            program.call(Int(CL_SYS_dup3), .register(.terminal), .number(Int64(number)), .number(0))
+        }
+    }
+
+    private func loopbackUp() {
+        program.call(
+            Int(CL_SYS_socket), .number(Int64(AF_INET)), .number(Int64(SOCK_DGRAM.rawValue) | Lowering.cloexec), .number(0), to: .other)
+        // struct ifreq: the name in 16 bytes, then the flags IFF_UP | IFF_RUNNING. SIOCSIFFLAGS.
+        let request = Array("lo".utf8) + [UInt8](repeating: 0, count: 14) + [0x41, 0] + [UInt8](repeating: 0, count: 24)
+        program.call(Int(CL_SYS_ioctl), .register(.other), .number(0x8914), program.block(request))
+    }
+
+    private func capabilities(_ mask: UInt64) {
+        // _LINUX_CAPABILITY_VERSION_3; effective, permitted and inheritable, low words first.
+        let header: [UInt32] = [0x2008_0522, 0]
+        let (low, high) = (UInt32(truncatingIfNeeded: mask), UInt32(truncatingIfNeeded: mask >> 32))
+        let data: [UInt32] = [low, low, 0, high, high, 0]
+        program.call(Int(CL_SYS_capset), program.block(memoryBytes(header)), program.block(memoryBytes(data)))
+    }
+}
+
+extension LaunchPlan.MountFlags {
+    /// The MS_* bits of mount(2).
+    var classic: UInt64 {
+        var bits: UInt64 = 0
+        if contains(.readOnly) { bits |= 1 }
+        if contains(.noSetID) { bits |= 2 }
+        if contains(.noDevices) { bits |= 4 }
+        if contains(.noExec) { bits |= 8 }
+        if contains(.strictAccessTime) { bits |= 1 << 24 }
+        return bits
+    }
+}
+
+/// Integers as they lie in memory.
+func memoryBytes(_ values: [some FixedWidthInteger]) -> [UInt8] {
+    values.withUnsafeBytes { Array($0) }
+}
