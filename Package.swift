@@ -33,7 +33,7 @@ let package = Package(
             name: "imgbox",
             dependencies: ["Runtime", "Launch", "Store", "Layers", "OCI", "Kernel", "Files", arguments, system],
             swiftSettings: strict),
-        module("Runtime", ["Launch", "Store", "OCI", "Kernel", "Files", system]),
+        module("Runtime", ["Launch", "Store", "Layers", "OCI", "Kernel", "Files", "CKernel", system]),
         module("Launch", ["Kernel", "Files", "CLaunch", "CKernel", system]),
         module("Store", ["Layers", "OCI", "Files", system]),
         module(

@@ -110,7 +110,7 @@ extension Store {
     private func reachable() throws(StoreError) -> Reachable {
         var reachable = Reachable()
         for descriptor in try index().manifests { try mark(descriptor, &reachable, depth: 0) }
-        for name in try names(in: "containers") {
+        for name in try names(in: "containers") where !name.hasPrefix(".") {
             // A container keeps its layers, whatever becomes of the image.
             guard let bytes = try? readFile("containers/\(name)/state.json", at: root, limit: 16 << 20),
                 let state = try? JSON(parsing: bytes)
@@ -160,7 +160,7 @@ extension Store {
         var parts: [StoreUsage.Part] = []
         for (title, key) in [("Blobs", "blobs"), ("Layers", "layers"), ("Containers", "containers"), ("Staging", "staging")] {
             let all = try filing { () throws(FileError) in try diskUsage(of: key, at: root) }
-            let count = try names(in: key).count
+            let count = try names(in: key).filter { !$0.hasPrefix(".") }.count
             let sum = sums[key] ?? (key == "blobs" ? 0 : count, 0, 0)
             parts.append(.init(name: title, count: sum.count, size: all, reclaimable: sum.reclaimable))
         }

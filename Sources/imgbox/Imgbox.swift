@@ -1,6 +1,7 @@
 import ArgumentParser
 import Files
 import Glibc
+import Launch
 import SystemPackage
 
 /// The program: its commands, and the one place where errors become lines and exit codes.
@@ -23,6 +24,8 @@ struct Imgbox: ParsableCommand {
         version: "imgbox \(version)",
         groupedSubcommands: [
             CommandGroup(
+                name: "CONTAINERS", subcommands: [RunCommand.self, PsCommand.self, RemoveContainerCommand.self]),
+            CommandGroup(
                 name: "IMAGES",
                 subcommands: [
                     PullLocalCommand.self, UnpackCommand.self, ImagesCommand.self, InspectCommand.self,
@@ -40,11 +43,15 @@ struct Imgbox: ParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         var arguments = Array(CommandLine.arguments.dropFirst())
         RootOption.takeLeading(&arguments)
+        RunCommand.separateCommand(&arguments)
         do {
             var command = try parseAsRoot(arguments)
             try command.run()
         } catch let error as ExitCode {
             Glibc.exit(error.rawValue)
+        } catch let error as LaunchError {
+            complain(error.message, hint: error.hint)
+            Glibc.exit(error.exitCode)
         } catch let error as any DescribedError {
             complain(error.message, hint: error.hint)
             Glibc.exit(125)

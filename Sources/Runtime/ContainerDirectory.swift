@@ -1,0 +1,190 @@
+import CKernel
+package import Files
+import Glibc
+import OCI
+package import Store
+import SystemPackage
+
+/// The directory of one container: `containers/<id>/{config.json,state.json,upper,work,...}`. Who runs the container
+/// holds a lock on it for life; when the lock is free and the state says "running", the owner was killed.
+package final class ContainerDirectory {
+    package let id: String
+    package let fd: OwnedFD
+    private let containers: OwnedFD
+    /// Absolute.
+    package let path: String
+
+    private init(id: String, fd: consuming OwnedFD, containers: consuming OwnedFD, path: String) {
+        self.id = id
+        self.fd = fd
+        self.containers = containers
+        self.path = path
+    }
+
+    static let names = ".names"
+
+    /// Makes the directory of a new container and locks it.
+    package static func make(in store: Store) throws(RuntimeError) -> ContainerDirectory {
+        do throws(FileError) {
+            let containers = try open("containers", O_RDONLY | O_DIRECTORY, at: store.root)
+            while true {
+                let id = newID()
+                guard try Files.makeDirectory(id, mode: 0o700, at: containers.raw) else { continue }
+                let fd = try open(id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: containers.raw)
+                // Between mkdir and the lock a sweeper may have taken it for a leftover.
+                guard try tryExclusiveLock(fd.raw, name: id),
+                    try status(of: id, at: containers.raw)?.inode == status(of: fd.raw).inode
+                else { continue }
+                return ContainerDirectory(
+                    id: id, fd: fd, containers: containers,
+                    path: store.path.appending("containers").appending(id).string)
+            }
+        } catch { throw RuntimeError(error, "cannot make the container's directory") }
+    }
+
+    private static func newID() -> String {
+        var bytes = [UInt8](repeating: 0, count: 32)
+        var generator = SystemRandomNumberGenerator()
+        for index in bytes.indices { bytes[index] = UInt8.random(in: .min ... .max, using: &generator) }
+        return hexadecimal(bytes)
+    }
+
+    /// Takes a name for this container. A name whose container is gone is free.
+    package func reserve(_ name: String) throws(RuntimeError) {
+        do throws(FileError) {
+            try Files.makeDirectory(ContainerDirectory.names, mode: 0o700, at: containers.raw)
+            for _ in 0..<3 {
+                if symlinkat(id, containers.raw, "\(ContainerDirectory.names)/\(name)") == 0 { return }
+                guard Glibc.errno == EEXIST else { throw FileError.last("symlink", name) }
+                let owner = try readLink("\(ContainerDirectory.names)/\(name)", at: containers.raw)
+                if try status(of: String(decoding: owner, as: UTF8.self), at: containers.raw) != nil { break }
+                try unlink("\(ContainerDirectory.names)/\(name)", at: containers.raw, missingIsFine: true)
+            }
+        } catch { throw RuntimeError(error, "the container's name") }
+        throw RuntimeError(
+            "the name '\(name)' is in use by another container", hint: "remove that one with: imgbox rm \(name)")
+    }
+
+    package func write(_ record: ContainerRecord) throws(RuntimeError) {
+        try write(record.json.serialized(), to: "state.json")
+    }
+
+    /// Replaces a file of the directory. It survives a killed process; after a power failure no container runs anyway.
+    package func write(_ content: [UInt8], to name: String) throws(RuntimeError) {
+        do throws(FileError) { try replaceFile(name, at: fd.raw, with: content, durable: false) } catch {
+            throw RuntimeError(error, "the container's \(name)")
+        }
+    }
+
+    package func makeDirectory(_ name: String, mode: UInt32) throws(RuntimeError) {
+        do throws(FileError) { _ = try Files.makeDirectory(name, mode: mode, at: fd.raw) } catch {
+            throw RuntimeError(error, "the container's directory")
+        }
+    }
+
+    /// Removes the directory and frees the name.
+    package func remove(name: String) throws(RuntimeError) {
+        do throws(FileError) {
+            try unlink("\(ContainerDirectory.names)/\(name)", at: containers.raw, missingIsFine: true)
+            try removeTree(id, at: containers.raw)
+        } catch { throw RuntimeError(error, "cannot remove the container \(id.prefix(12))") }
+    }
+
+    // MARK: - Other containers
+
+    /// The containers of a store.
+    package static func list(_ store: Store) throws(RuntimeError) -> [ContainerRecord] {
+        do throws(FileError) {
+            let containers = try open("containers", O_RDONLY | O_DIRECTORY, at: store.root)
+            var result: [ContainerRecord] = []
+            for entry in try entries(of: containers.raw) {
+                let id = String(decoding: entry.bytes, as: UTF8.self)
+                // It may go away between the listing and the look.
+                guard id != names, let bytes = try? readFile("\(id)/state.json", at: containers.raw, limit: 16 << 20),
+                    let record = ContainerRecord(parsing: bytes)
+                else { continue }
+                result.append(record)
+            }
+            return result.sorted { $0.created > $1.created }
+        } catch { throw RuntimeError(error, "the containers") }
+    }
+
+    /// Opens the directory of a container that nobody runs; nil when somebody does.
+    package static func take(_ id: String, in store: Store) throws(RuntimeError) -> ContainerDirectory? {
+        do throws(FileError) {
+            let containers = try open("containers", O_RDONLY | O_DIRECTORY, at: store.root)
+            let fd = try open(id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: containers.raw)
+            guard try tryExclusiveLock(fd.raw, name: id) else { return nil }
+            return ContainerDirectory(
+                id: id, fd: fd, containers: containers, path: store.path.appending("containers").appending(id).string)
+        } catch { throw RuntimeError(error, "the container \(id.prefix(12))") }
+    }
+
+    /// Cleans up after owners that were killed: their processes, if any is left, and with --rm their directories.
+    /// At most `limit` directories are looked at, so that a run does not cost more the more containers there are.
+    package static func sweep(_ store: Store, limit: Int = 64) throws(RuntimeError) {
+        do throws(FileError) {
+            let containers = try open("containers", O_RDONLY | O_DIRECTORY, at: store.root)
+            for entry in try entries(of: containers.raw).prefix(limit) {
+                let id = String(decoding: entry.bytes, as: UTF8.self)
+                if id == names { continue }
+                // Whatever goes wrong with one leftover must not stop the command that came across it.
+                guard let directory = try? take(id, in: store) else { continue }
+                try? directory.sweepIfOwnerless()
+            }
+        } catch { throw RuntimeError(error, "the containers") }
+    }
+
+    private func sweepIfOwnerless() throws(RuntimeError) {
+        let record = (try? readFile("state.json", at: fd.raw)).flatMap { ContainerRecord(parsing: $0) }
+        guard var record else { return try remove(name: "") }
+        guard record.status != .exited else { return }
+        if record.pid > 0, ContainerDirectory.startTime(of: record.pid) == record.startTime { kill(record.pid, SIGKILL) }
+        if record.isRemovedOnExit { return try remove(name: record.name) }
+        record.status = .exited
+        record.exitCode = 137
+        try write(record)
+    }
+
+    /// When a process began, from /proc; nil when there is none.
+    package static func startTime(of pid: Int32) -> UInt64? {
+        guard let bytes = try? readFile("/proc/\(pid)/stat", limit: 4096) else { return nil }
+        // The name in parentheses may hold anything: what counts comes after the last one (proc(5), field 22).
+        guard let end = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
+        let fields = bytes[(end + 1)...].split(separator: UInt8(ascii: " "))
+        return fields.count > 19 ? UInt64(String(decoding: fields[19], as: UTF8.self)) : nil
+    }
+}
+
+extension ContainerDirectory {
+    /// Finds a container by its name, its id or the beginning of its id.
+    package static func find(_ word: String, in store: Store) throws(RuntimeError) -> ContainerRecord {
+        let all = try list(store)
+        if let exact = all.first(where: { $0.name == word || $0.id == word }) { return exact }
+        let found = all.filter { !word.isEmpty && $0.id.hasPrefix(word) }
+        guard found.count <= 1 else {
+            throw RuntimeError("'\(printable(word))' is the beginning of \(found.count) ids", hint: "give more digits")
+        }
+        guard let one = found.first else {
+            throw RuntimeError("no container '\(printable(word))'", hint: "see all with: imgbox ps -a")
+        }
+        return one
+    }
+
+    /// Removes a container; one that runs only with `force`.
+    package static func remove(_ record: ContainerRecord, in store: Store, force: Bool) throws(RuntimeError) {
+        if let directory = try take(record.id, in: store) { return try directory.remove(name: record.name) }
+        guard force else {
+            throw RuntimeError("the container '\(record.name)' is running", hint: "end it first, or use: imgbox rm -f \(record.name)")
+        }
+        if record.pid > 0, startTime(of: record.pid) == record.startTime { kill(record.pid, SIGKILL) }
+        // Its owner sees it end and lets go of the lock, and with --rm removes it himself.
+        for _ in 0..<500 {
+            usleep(10_000)
+            let there = (try? status(of: "containers/\(record.id)", at: store.root)) ?? nil
+            guard there != nil else { return }
+            if let directory = try? take(record.id, in: store) { return try directory.remove(name: record.name) }
+        }
+        throw RuntimeError("the container '\(record.name)' does not end")
+    }
+}

@@ -1,0 +1,58 @@
+import Files
+package import OCI
+
+/// What `state.json` says about a container.
+package struct ContainerRecord: Sendable {
+    package enum Status: String, Sendable { case created, running, exited }
+
+    package let id: String
+    package let name: String
+    package let image: String
+    package let command: [String]
+    /// Seconds since 1970.
+    package let created: Int64
+    package var status: Status = .created
+    package var pid: Int32 = 0
+    /// The start time of the process in clock ticks since boot: with the pid it names one process for ever.
+    package var startTime: UInt64 = 0
+    package var exitCode: Int32 = 0
+    package let isRemovedOnExit: Bool
+    /// The layer directories in use, so that gc keeps them.
+    package let layers: [String]
+    package let labels: [(key: String, value: String)]
+
+    package init(
+        id: String, name: String, image: String, command: [String], created: Int64, isRemovedOnExit: Bool,
+        layers: [String], labels: [(key: String, value: String)]
+    ) {
+        (self.id, self.name, self.image, self.command) = (id, name, image, command)
+        (self.created, self.isRemovedOnExit, self.layers, self.labels) = (created, isRemovedOnExit, layers, labels)
+    }
+
+    package var json: JSON {
+        [
+            "id": .string(id), "name": .string(name), "image": .string(image),
+            "command": .array(command.map { .string($0) }), "created": .integer(created),
+            "status": .string(status.rawValue), "pid": .integer(pid), "startTime": .integer(startTime),
+            "exitCode": .integer(exitCode), "removeOnExit": .bool(isRemovedOnExit),
+            "layers": .array(layers.map { .string($0) }),
+            "labels": .object(labels.map { ($0.key, .string($0.value)) }),
+        ]
+    }
+
+    package init?(parsing bytes: [UInt8]) {
+        guard let json = try? JSON(parsing: bytes), let id = json["id"]?.string, let name = json["name"]?.string,
+            let status = json["status"]?.string.flatMap(Status.init(rawValue:)), let created = json["created"]?.integer
+        else { return nil }
+        self.init(
+            id: id, name: name, image: json["image"]?.string ?? "",
+            command: (json["command"]?.array ?? []).compactMap(\.string), created: created,
+            isRemovedOnExit: json["removeOnExit"]?.bool ?? false,
+            layers: (json["layers"]?.array ?? []).compactMap(\.string),
+            labels: (json["labels"]?.object ?? []).compactMap { member in member.value.string.map { (member.key, $0) } })
+        self.status = status
+        pid = Int32(clamping: json["pid"]?.integer ?? 0)
+        startTime = UInt64(clamping: json["startTime"]?.integer ?? 0)
+        exitCode = Int32(clamping: json["exitCode"]?.integer ?? 0)
+    }
+}

@@ -1,0 +1,128 @@
+import Files
+import Glibc
+package import Launch
+package import OCI
+
+/// What the user asked of `run`, parsed.
+package struct RunOptions: Sendable {
+    package var isInteractive = false
+    package var hasTerminal = false
+    package var isRemoved = false
+    package var name: String?
+    /// `KEY=value`, later ones win.
+    package var environment: [String] = []
+    package var workingDirectory: String?
+    package var user: String?
+    package var hostname: String?
+    package var domainname: String?
+    package var mounts: [ContainerSpec.Mount] = []
+    package var isReadOnly = false
+    package var entrypoint: [String]?
+    package var command: [String] = []
+    package var hasInit = false
+    package var limits: [ContainerSpec.ResourceLimit] = []
+    package var sysctl: [(key: String, value: String)] = []
+    package var shmSize: Int64 = 64 << 20
+    package var hosts: [(name: String, address: String)] = []
+    package var nameServers: [String] = []
+    package var labels: [(key: String, value: String)] = []
+    package var sharesNetwork = false
+    package var noNewPrivileges = true
+    package var capabilities: [String]?
+    package var rootSwitch: LaunchPlan.RootSwitch?
+
+    package init() {}
+}
+
+/// Makes the specification of a container from an image's configuration and the user's wishes.
+package enum SpecBuilder {
+    package static func spec(
+        _ options: RunOptions, image: ImageConfig.Execution, users: UserLookup, rootPath: String, id: String
+    ) throws(RuntimeError) -> ContainerSpec {
+        var spec = ContainerSpec.standard(shmSize: options.shmSize)
+        spec.rootPath = rootPath
+        spec.rootIsReadOnly = options.isReadOnly
+        if options.sharesNetwork { spec.namespaces.removeAll { $0 == "network" } }
+        spec.hostname = options.hostname ?? String(id.prefix(12))
+        spec.domainname = options.domainname ?? ""
+        spec.annotations = options.labels
+        spec.sysctl = options.sysctl
+        try checkSysctl(spec)
+
+        let account = try users.resolve(options.user ?? image.user)
+        spec.process.user = account.user
+        spec.process.terminal = options.hasTerminal
+        spec.process.args = command(options, image)
+        spec.process.cwd = try workingDirectory(options, image)
+        spec.process.env = environment(options, image, hostname: spec.hostname, home: account.home)
+        spec.process.limits = options.limits
+        spec.process.noNewPrivileges = options.noNewPrivileges
+        if let capabilities = options.capabilities { spec.process.capabilities = capabilities }
+        // The user's mount takes the place of a standard one with the same destination.
+        let wanted = Set(options.mounts.map(\.destination))
+        spec.mounts.removeAll { wanted.contains($0.destination) }
+        spec.mounts += options.mounts
+        return spec
+    }
+
+    /// As docker has it: an entry point from the user drops the image's command.
+    private static func command(_ options: RunOptions, _ image: ImageConfig.Execution) -> [String] {
+        if let entrypoint = options.entrypoint { return entrypoint + options.command }
+        return image.entrypoint + (options.command.isEmpty ? image.cmd : options.command)
+    }
+
+    private static func workingDirectory(
+        _ options: RunOptions, _ image: ImageConfig.Execution
+    ) throws(RuntimeError) -> String {
+        if let asked = options.workingDirectory {
+            guard asked.hasPrefix("/") else {
+                throw RuntimeError("the working directory '\(printable(asked))' is not absolute")
+            }
+            return asked
+        }
+        let own = image.workingDirectory
+        return own.isEmpty ? "/" : own.hasPrefix("/") ? own : "/" + own
+    }
+
+    private static func environment(
+        _ options: RunOptions, _ image: ImageConfig.Execution, hostname: String, home: String
+    ) -> [String] {
+        var result: [(key: Substring, line: String)] = []
+        func set(_ line: String, onlyIfMissing: Bool = false) {
+            let key = line.prefix { $0 != "=" }
+            if let index = result.firstIndex(where: { $0.key == key }) {
+                if !onlyIfMissing { result[index].line = line }
+            } else {
+                result.append((key, line))
+            }
+        }
+        set(ContainerSpec.standardPath)
+        set("HOSTNAME=\(hostname)")
+        if options.hasTerminal { set("TERM=xterm") }
+        for line in image.env + options.environment where line.contains("=") { set(line) }
+        set("HOME=\(home)", onlyIfMissing: true)
+        return result.map(\.line)
+    }
+
+    /// Only settings that belong to one of the container's own namespaces: any other would change the host.
+    private static func checkSysctl(_ spec: ContainerSpec) throws(RuntimeError) {
+        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]
+        for (key, _) in spec.sysctl {
+            let isPlain = key.utf8.allSatisfy {
+                (0x30...0x39).contains($0) || (0x41...0x5a).contains($0) || (0x61...0x7a).contains($0) || "._-".utf8.contains($0)
+            }
+            guard isPlain, !key.contains(".."), !key.hasPrefix(".") else {
+                throw RuntimeError("'\(printable(key))' is no name of a kernel setting")
+            }
+            if key.hasPrefix("net.") {
+                guard spec.namespaces.contains("network") else {
+                    throw RuntimeError("--sysctl \(key) would change the host: the container shares its network")
+                }
+            } else if !ipc.contains(where: key.hasPrefix) {
+                throw RuntimeError(
+                    "--sysctl \(key): this setting belongs to the whole host, not to a container",
+                    hint: "net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* can be set")
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+import ArgumentParser
+import Files
+import Glibc
+import Launch
+import OCI
+import Runtime
+import Store
+import SystemPackage
+
+extension LaunchPlan.RootSwitch: ExpressibleByArgument {}
+
+/// When an image is looked for elsewhere. There is no registry to ask yet, so only two of docker's values have a meaning.
+enum PullPolicy: String, ExpressibleByArgument, CaseIterable { case missing, never, always }
+
+/// `imgbox run`
+struct RunCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "run", abstract: "Run a command in a new container.",
+        usage: "imgbox run [OPTIONS] IMAGE [COMMAND] [ARGUMENT ...]",
+        discussion: """
+            The exit code is the command's own; 125 when imgbox could not start it, 126 when the command cannot be run, \
+            127 when it is not there, 128 and the number of the signal that ended it.
+            """,
+        helpNames: .long)
+
+    @OptionGroup var store: RootOption
+    @OptionGroup(title: "The process") var process: ProcessFlags
+    @OptionGroup(title: "Files") var files: FileFlags
+    @OptionGroup(title: "Names and network") var network: NetworkFlags
+    @OptionGroup(title: "Rights and limits") var rights: RightsFlags
+    @OptionGroup(title: "Looking on") var watching: WatchingFlags
+
+    @Argument(help: "The image, or with --rootfs a directory.")
+    var image: String
+
+    @Argument(parsing: .postTerminator, help: "The command and its arguments.")
+    var command: [String] = []
+
+    func run() throws {
+        let options = try self.options()
+        let store = try self.store.open()
+        let source: RunSource
+        if files.rootfs {
+            source = .directory(try absolute(image))
+        } else {
+            if process.pull == .always {
+                throw UsageError(
+                    "--pull always: there is no registry to pull from", hint: "take images in with: imgbox pull-local")
+            }
+            source = .image(try store.resolve(image, platform: process.platform.map { try Platform(parsing: $0) }))
+        }
+        var run = ContainerRun(source, options, in: store)
+        if watching.dryRun { return PlanPrinter(format: watching.format).print(try run.plan(), to: 1) }
+        if watching.explain {
+            let printer = PlanPrinter(format: watching.format)
+            run.explain = { plan, times in printer.print(plan, times, to: 2) }
+        }
+        if let path = watching.cidfile { run.onCreate = { id in try writeNew(path, id) } }
+        let code = try run.run(note: remark)
+        throw ExitCode(code)
+    }
+
+    private func writeNew(_ path: String, _ id: String) throws {
+        let file: OwnedFD
+        do { file = try open(path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o644) } catch {
+            guard error.errno == .fileExists else { throw error }
+            throw UsageError("the file '\(printable(path))' of --cidfile is there already", hint: "remove it, or name another")
+        }
+        try write(file.raw, Array(id.utf8), name: path)
+    }
+
+    private func options() throws -> RunOptions {
+        var options = RunOptions()
+        options.command = command
+        options.isRemoved = watching.remove
+        try process.apply(to: &options)
+        try files.apply(to: &options)
+        try network.apply(to: &options)
+        try rights.apply(to: &options)
+        return options
+    }
+}
+
+/// An absolute path of the host, links resolved.
+func absolute(_ path: String) throws -> String {
+    guard let resolved = realpath(path, nil) else {
+        throw FileError.last("open", path)
+    }
+    defer { free(resolved) }
+    return String(cString: resolved)
+}
+
+extension RunCommand {
+    /// The options of `run` that take a value; needed to see where the image stands, since everything after it belongs
+    /// to the command. A test compares the list with the declarations.
+    static let valued: Set<String> = [
+        "--root", "--name", "--env", "-e", "--env-file", "--workdir", "-w", "--user", "-u", "--hostname", "-h",
+        "--domainname", "--volume", "-v", "--mount", "--tmpfs", "--entrypoint", "--ulimit", "--sysctl", "--shm-size",
+        "--add-host", "--dns", "--label", "-l", "--cidfile", "--pull", "--platform", "--network", "--net",
+        "--root-switch", "--cap-add", "--cap-drop", "--security-opt", "--format",
+    ]
+
+    /// Puts a `--` behind the image, so that the command keeps its own options.
+    static func separateCommand(_ arguments: inout [String]) {
+        guard arguments.first == "run" else { return }
+        var index = 1
+        while index < arguments.count {
+            let word = arguments[index]
+            if word == "--" {
+                // The image follows: what stands before it is done.
+                arguments.remove(at: index)
+                break
+            }
+            guard word.hasPrefix("-"), word.count > 1 else { break }
+            if word.hasPrefix("--") {
+                index += !word.contains("=") && valued.contains(word) ? 2 : 1
+                continue
+            }
+            // Short options in one word: the first that takes a value takes the rest, or the next word.
+            let letters = Array(word.dropFirst())
+            let taking = letters.firstIndex { valued.contains("-\($0)") }
+            index += taking == letters.count - 1 ? 2 : 1
+        }
+        if index < arguments.count { arguments.insert("--", at: index + 1) }
+    }
+}
