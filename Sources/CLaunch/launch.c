@@ -215,7 +215,7 @@ static void reap(int64_t child) {
     }
 }
 
-static int64_t become_init(const struct cl_program *program) {
+static int64_t become_init(const struct cl_program *program, char *words, int64_t length) {
     uint64_t all = ~0ull, none = 0;
     CALL4(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof all);
     struct clone_args args = {.exit_signal = SIGCHLD};
@@ -225,6 +225,11 @@ static int64_t become_init(const struct cl_program *program) {
         // The parent waits for this end of the pipe to close: it must not stay open here.
         CALL1(SYS_close, program->report);
         CALL3(SYS_close_range, 3, ~0u, 0);
+        // This process is the host's imgbox seen from inside: nobody there may get at its memory or its file
+        // (CVE-2019-5736, CVE-2016-9962), nor see its command line.
+        CALL5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+        CALL5(SYS_prctl, PR_SET_NAME, "init", 0, 0, 0);
+        for (int64_t i = 0; i < length; i++) words[i] = i < 4 ? "init"[i] : 0;
         reap(child);
     }
     CALL4(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
@@ -254,7 +259,7 @@ static int64_t run(const struct cl_program *program, const struct cl_op *op, con
     case CL_SEND_DESCRIPTOR: return send_descriptor(a[0], a[1]);
     case CL_MOUNT_AT: return mount_at(a);
     case CL_CHECK_DIRECTORY: return check_directory();
-    case CL_INIT: return become_init(program);
+    case CL_INIT: return become_init(program, (char *)a[0], a[1]);
     case CL_EXEC: return execute(a);
     case CL_WRITE_FILE: return write_file(a[0], (const char *)a[1], (const char *)a[2]);
     default: return -ENOSYS;

@@ -93,12 +93,10 @@ package struct LaunchedChild: ~Copyable {
 package enum Launcher {
     /// Descriptors that the parent has opened for the plan.
     package struct Descriptors {
-        /// An open directory (O_PATH): where the root is mounted, or the root itself.
-        package var rootPlace: Int32
         /// What becomes standard input; -1: the caller's own.
         package var standardInput: Int32 = -1
 
-        package init(rootPlace: Int32) { self.rootPlace = rootPlace }
+        package init() {}
     }
 
     /// Clones the child, which begins with its steps at once.
@@ -106,7 +104,11 @@ package enum Launcher {
         _ plan: LaunchPlan, _ descriptors: Descriptors, explained: Bool = false
     ) throws(LaunchError) -> LaunchedChild {
         var sources: [OwnedSource] = []
-        for case .bind(let source, _, _, _, _) in plan.steps { sources.append(try OwnedSource(source)) }
+        if plan.mountAPI {
+            for case .bind(let source, _, _, let isRecursive, _) in plan.steps {
+                sources.append(try OwnedSource(source, isRecursive))
+            }
+        }
         let (reportRead, reportWrite) = try pipe()
         let (releaseRead, releaseWrite) = try pipe()
         let hasTerminal = plan.steps.contains { if case .terminal = $0 { true } else { false } }
@@ -117,7 +119,6 @@ package enum Launcher {
             }
         }
         var inherited = Lowering.Inherited()
-        inherited.rootPlace = descriptors.rootPlace
         inherited.release = releaseRead
         inherited.socket = sockets[1]
         inherited.standard = [descriptors.standardInput, -1, -1]
@@ -149,14 +150,21 @@ package enum Launcher {
             stamps: stamps, plan: plan, started: started)
     }
 
-    /// The source of a bind, opened once by the parent so that a wrong path has a clear message.
+    /// A detached copy of the mount that is to be bound. The parent makes it, in whose mount namespace the path is
+    /// valid; it is resolved once, and a wrong path has a clear message.
     private final class OwnedSource {
         let fd: OwnedFD
 
-        init(_ path: String) throws(LaunchError) {
-            do throws(FileError) { fd = try open(path, pathOnly) } catch {
-                throw LaunchError("cannot bind '\(printable(path))': \(error.errno.description)", errno: error.errno)
+        init(_ path: String, _ isRecursive: Bool) throws(LaunchError) {
+            let flags = Lowering.openTreeClone | Lowering.cloexec | (isRecursive ? Lowering.recursive : 0)
+            let raw = path.withCString { name in
+                ck_syscall(Int(CL_SYS_open_tree), Int(AT_FDCWD), Int(bitPattern: name), Int(flags), 0, 0, 0)
             }
+            guard raw >= 0 else {
+                let code = Errno(rawValue: Glibc.errno)
+                throw LaunchError("cannot bind '\(printable(path))': \(code.description)", errno: code)
+            }
+            fd = OwnedFD(Int32(raw))
         }
     }
 

@@ -6,15 +6,13 @@ import Glibc
 final class Lowering {
     /// Descriptors that the parent opened for the child, which inherits them.
     struct Inherited {
-        /// The mount point of the root, a directory of the container's own.
-        var rootPlace: Int32 = -1
         /// The pipe whose byte lets the command start.
         var release: Int32 = -1
         /// Where the terminal's master is sent.
         var socket: Int32 = -1
         /// What becomes standard input, output and error; -1 leaves one as it is.
         var standard: [Int32] = [-1, -1, -1]
-        /// The sources of binds, in the order of the steps.
+        /// Detached copies of the mounts to bind, in the order of the steps; the classic calls use paths instead.
         var sources: [Int32] = []
         /// The child says when it waits.
         var announcesWait = false
@@ -65,8 +63,8 @@ final class Lowering {
         case .overlayRoot(let layers, let upper, let work, let place): overlay(layers, upper, work, place)
         case .bindRoot(let source): bindRoot(source)
         case .mount(let type, let path, let options, let flags): mount(type, path, options, flags)
-        case .bind(_, let path, let isDirectory, let isRecursive, let flags):
-            bind(path, isDirectory, isRecursive, flags)
+        case .bind(let source, let path, let isDirectory, let isRecursive, let flags):
+            bind(source, path, isDirectory, isRecursive, flags)
         case .deviceNodes(let nodes):
             for node in nodes {
                 program.call(
@@ -85,7 +83,7 @@ final class Lowering {
         case .readOnlyPaths(let paths): for path in paths { readOnly(path) }
         case .makeDirectory(let path):
             program.special(CL_DIRECTORY, .register(.root), .text(path), .number(0o755), to: .target)
-        case .readOnlyRoot: setAttributes(.register(.root), .readOnly, recursive: false, path: nil)
+        case .readOnlyRoot: setAttributes(.register(.root), .readOnly, recursive: false)
         case .switchRoot(let way): switchRoot(way)
         default: lowerProcess(step)
         }
@@ -118,7 +116,9 @@ final class Lowering {
             program.call(Int(CL_SYS_setresgid), .number(gid), .number(gid), .number(gid))
             program.call(Int(CL_SYS_setresuid), .number(uid), .number(uid), .number(uid))
         case .capabilities(let mask): capabilities(mask)
-        case .initProcess: program.special(CL_INIT)
+        case .initProcess:
+            let words = commandLine()
+            program.special(CL_INIT, .number(words.start), .number(words.length))
         case .waitForParent:
             program.special(CL_WAIT, .number(Int64(inherited.release)), .number(inherited.announcesWait ? 1 : 0))
         case .closeDescriptors:
@@ -139,9 +139,8 @@ final class Lowering {
         guard plan.mountAPI && plan.layerOption else {
             let options = "lowerdir=" + topFirst.map(escaped).joined(separator: ":")
                 + ",upperdir=\(escaped(upper)),workdir=\(escaped(work))"
-            program.special(
-                CL_MOUNT_AT, .number(-1), .number(Int64(inherited.rootPlace)), .text("overlay"), .number(0), .text(options),
-                .text("overlay"))
+            program.call(
+                Int(CL_SYS_mount), .text("overlay"), .text(place), .text("overlay"), .number(0), .text(options))
             return reopenRoot(place)
         }
         program.call(Int(CL_SYS_fsopen), .text("overlay"), .number(1), to: .object)
@@ -150,7 +149,7 @@ final class Lowering {
         setOption(.object, "workdir", work)
         create(.object)
         program.call(Int(CL_SYS_fsmount), .register(.object), .number(1), .number(0), to: .root)
-        attachRoot()
+        attachRoot(place)
     }
 
     /// In a list of directories overlayfs takes a backslash as an escape.
@@ -158,10 +157,12 @@ final class Lowering {
         path.replacing("\\", with: "\\\\").replacing(":", with: "\\:").replacing(",", with: "\\,")
     }
 
-    private func attachRoot() {
+    /// The place is the container's own directory. Its descriptor in the parent belongs to the parent's mount
+    /// namespace, where this process must not mount, so the path is used.
+    private func attachRoot(_ place: String) {
         program.call(
-            Int(CL_SYS_move_mount), .register(.root), .text(""), .number(Int64(inherited.rootPlace)), .text(""),
-            .number(Lowering.moveEmptyPaths))
+            Int(CL_SYS_move_mount), .register(.root), .text(""), .number(Int64(AT_FDCWD)), .text(place),
+            .number(Lowering.moveEmptySource))
         program.call(Int(CL_SYS_fchdir), .register(.root))
     }
 
@@ -175,15 +176,14 @@ final class Lowering {
 
     private func bindRoot(_ source: String) {
         guard plan.mountAPI else {
-            program.special(
-                CL_MOUNT_AT, .number(Int64(inherited.rootPlace)), .number(Int64(inherited.rootPlace)), .number(0),
-                .number(0x1000 | 0x4000), .number(0))
+            program.call(
+                Int(CL_SYS_mount), .text(source), .text(source), .number(0), .number(0x1000 | 0x4000), .number(0))
             return reopenRoot(source)
         }
         program.call(
-            Int(CL_SYS_open_tree), .number(Int64(inherited.rootPlace)), .text(""),
-            .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath | Lowering.recursive), to: .root)
-        attachRoot()
+            Int(CL_SYS_open_tree), .number(Int64(AT_FDCWD)), .text(source),
+            .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.recursive), to: .root)
+        attachRoot(source)
     }
 
     private func switchRoot(_ way: LaunchPlan.RootSwitch) {
@@ -253,17 +253,15 @@ final class Lowering {
     }
 
     private func bind(
-        _ path: String, _ isDirectory: Bool, _ isRecursive: Bool, _ flags: LaunchPlan.MountFlags
+        _ source: String, _ path: String, _ isDirectory: Bool, _ isRecursive: Bool, _ flags: LaunchPlan.MountFlags
     ) {
-        let source = Int64(nextSource < inherited.sources.count ? inherited.sources[nextSource] : -1)
-        nextSource += 1
         program.special(
             isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path), .number(isDirectory ? 0o755 : 0o644),
             to: .target)
         guard plan.mountAPI else {
             program.special(
-                CL_MOUNT_AT, .number(source), .register(.target), .number(0),
-                .number(0x1000 | (isRecursive ? 0x4000 : 0)), .number(0))
+                CL_MOUNT_AT, .number(-1), .register(.target), .number(0), .number(0x1000 | (isRecursive ? 0x4000 : 0)),
+                .number(0), .text(source))
             if !flags.isEmpty {
                 program.special(
                     isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path), .number(0), to: .target)
@@ -271,26 +269,25 @@ final class Lowering {
             }
             return
         }
+        let copy = ChildProgram.Value.number(Int64(nextSource < inherited.sources.count ? inherited.sources[nextSource] : -1))
+        nextSource += 1
+        setAttributes(copy, flags, recursive: isRecursive, isPrivate: true)
         program.call(
-            Int(CL_SYS_open_tree), .number(source), .text(""),
-            .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath | (isRecursive ? Lowering.recursive : 0)),
-            to: .object)
-        if !flags.isEmpty { setAttributes(.register(.object), flags, recursive: isRecursive, path: nil) }
-        move(.object)
+            Int(CL_SYS_move_mount), copy, .text(""), .register(.target), .text(""), .number(Lowering.moveEmptyPaths))
     }
 
     /// mount_setattr(2) on an open mount.
     private func setAttributes(
-        _ mount: ChildProgram.Value, _ flags: LaunchPlan.MountFlags, recursive: Bool, path: String?
+        _ mount: ChildProgram.Value, _ flags: LaunchPlan.MountFlags, recursive: Bool, isPrivate: Bool = false
     ) {
         guard plan.mountAPI else {
             if case .register(let register) = mount { remount(register, flags) }
             return
         }
-        let attributes = memoryBytes([flags.rawValue, 0, 0, 0])
+        let attributes = memoryBytes([flags.rawValue, 0, isPrivate ? 0x40000 : 0, 0])
         program.call(
-            Int(CL_SYS_mount_setattr), mount, .text(path ?? ""),
-            .number((path == nil ? Lowering.emptyPath : 0) | (recursive ? Lowering.recursive : 0)),
+            Int(CL_SYS_mount_setattr), mount, .text(""),
+            .number(Lowering.emptyPath | (recursive ? Lowering.recursive : 0)),
             program.block(attributes), .number(32))
     }
 
@@ -344,7 +341,7 @@ final class Lowering {
             program.call(
                 Int(CL_SYS_open_tree), .register(.target), .text(""),
                 .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath | Lowering.recursive), to: .object)
-            setAttributes(.register(.object), .readOnly, recursive: true, path: nil)
+            setAttributes(.register(.object), .readOnly, recursive: true)
             move(.object)
         } else {
             program.special(CL_MOUNT_AT, .register(.target), .register(.target), .number(0), .number(0x1000 | 0x4000), .number(0))
@@ -427,4 +424,12 @@ extension LaunchPlan.MountFlags {
 /// Integers as they lie in memory.
 func memoryBytes(_ values: [some FixedWidthInteger]) -> [UInt8] {
     values.withUnsafeBytes { Array($0) }
+}
+
+/// Where this process's command line lies in memory, as ps shows it.
+private func commandLine() -> (start: Int64, length: Int64) {
+    let words = CommandLine.unsafeArgv
+    guard let first = words[0], CommandLine.argc > 0, let last = words[Int(CommandLine.argc) - 1] else { return (0, 0) }
+    let end = Int(bitPattern: last) + strlen(last)
+    return (Int64(Int(bitPattern: first)), Int64(max(0, end - Int(bitPattern: first))))
 }

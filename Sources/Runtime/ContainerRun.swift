@@ -71,7 +71,7 @@ package struct ContainerRun {
         let root: RootSource =
             switch source {
             case .directory(let directory): .directory(directory)
-            case .image: .overlay(layers: layers, upper: "\(path)/upper", work: "\(path)/work", place: path)
+            case .image: .overlay(layers: layers, upper: "\(path)/upper", work: "\(path)/work", place: "\(path)/root")
             }
         return try Planner.plan(spec, HostFacts.probe(), root: root, options: planOptions)
     }
@@ -93,6 +93,7 @@ package struct ContainerRun {
             try directory.create("config.json", content: spec.json.serialized())
             try directory.makeDirectory("upper", mode: 0o755)
             try directory.makeDirectory("work", mode: 0o700)
+            try directory.makeDirectory("root", mode: 0o700)
             var record = ContainerRecord(
                 id: directory.id, name: name, image: imageName, command: spec.process.args, created: Int64(time(nil)),
                 isRemovedOnExit: options.isRemoved, layers: layers, labels: options.labels)
@@ -128,12 +129,7 @@ package struct ContainerRun {
     private func start(
         _ plan: LaunchPlan, _ directory: ContainerDirectory, _ record: inout ContainerRecord
     ) throws -> Int32 {
-        let place: OwnedFD
-        switch source {
-        case .image: place = try directory.fd.duplicate()
-        case .directory(let path): place = try open(path, pathOnly | O_DIRECTORY)
-        }
-        var descriptors = Launcher.Descriptors(rootPlace: place.raw)
+        var descriptors = Launcher.Descriptors()
         let silence = options.isInteractive ? nil : HeldFile(try open("/dev/null", O_RDONLY))
         if let silence { descriptors.standardInput = silence.fd.raw }
 

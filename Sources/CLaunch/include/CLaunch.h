@@ -26,7 +26,8 @@ enum cl_kind {
     CL_MOUNT_AT = 6,
     /// Fails with ENOENT unless the working directory is below the root (CVE-2024-21626).
     CL_CHECK_DIRECTORY = 7,
-    /// Forks: the child goes on, this process stays as pid 1, passes signals on and reaps.
+    /// Forks: the child goes on, this process stays as pid 1, passes signals on and reaps. args[0] and args[1]: where its
+    /// command line lies and how long it is; it becomes "init".
     CL_INIT = 8,
     /// execve(2) of the first of the paths args[0] that can be run, with args[1] and args[2]. Does not return.
     CL_EXEC = 9,
