@@ -85,7 +85,9 @@ package final class ContainerDirectory {
     /// Removes the directory and frees the name.
     package func remove(name: String) throws(RuntimeError) {
         do throws(FileError) {
-            try unlink("\(ContainerDirectory.names)/\(name)", at: containers.raw, missingIsFine: true)
+            if !name.isEmpty {
+                try unlink("\(ContainerDirectory.names)/\(name)", at: containers.raw, missingIsFine: true)
+            }
             try removeTree(id, at: containers.raw)
         } catch { throw RuntimeError(error, "cannot remove the container \(id.prefix(12))") }
     }

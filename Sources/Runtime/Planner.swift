@@ -160,7 +160,9 @@ package enum Planner {
         steps.append(.workingDirectory(process.cwd))
         let wanted = Set(process.capabilities.compactMap { Capability(name: $0) }).mask
         // Nobody can pass on what he does not have; the list of a container is an upper limit.
-        let keep = wanted & facts.bounding
+        // A user without privileges who cannot gain any has no use for the list at all.
+        let isPlainUser = process.user.uid != 0 && process.noNewPrivileges
+        let keep = isPlainUser ? 0 : wanted & facts.bounding
         steps.append(.boundingSet(keep: keep, last: (UInt64.bitWidth - facts.bounding.leadingZeroBitCount - 1)))
         if process.noNewPrivileges { steps.append(.noNewPrivileges) }
         steps.append(
