@@ -45,7 +45,7 @@ struct Imgbox: ParsableCommand {
         RootOption.takeLeading(&arguments)
         RunCommand.separateCommand(&arguments)
         do {
-            var command = try parseAsRoot(arguments)
+            var command = try parseQuickly(arguments) ?? parseAsRoot(arguments)
             try command.run()
         } catch let error as ExitCode {
             Glibc.exit(error.rawValue)
@@ -58,6 +58,19 @@ struct Imgbox: ParsableCommand {
         } catch {
             finish(parsing: error)
         }
+    }
+
+    /// Parses a right command line by its command alone: ArgumentParser looks at every command of the tree otherwise, which
+    /// takes longer than starting a container. Whatever is wrong, or asks for help, takes the full way.
+    private static func parseQuickly(_ arguments: [String]) -> (any ParsableCommand)? {
+        guard let word = arguments.first, let type = commands.first(where: { $0.configuration.commandName == word }) else {
+            return nil
+        }
+        return try? type.parseAsRoot(Array(arguments.dropFirst()))
+    }
+
+    private static var commands: [any ParsableCommand.Type] {
+        configuration.groupedSubcommands.flatMap(\.subcommands)
     }
 
     /// Help and version go out with 0; a wrong command line is exit code 125, as container engines have it.
