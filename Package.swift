@@ -18,6 +18,13 @@ func library(_ name: String, apt: String) -> Target {
     .systemLibrary(name: name, providers: [.apt([apt])])
 }
 
+/// A test target. Tests may use full Foundation: only `Sources` must stay small.
+func tests(
+    _ name: String, _ dependencies: [Target.Dependency], path: String? = nil, resources: [Resource] = []
+) -> Target {
+    .testTarget(name: name, dependencies: dependencies, path: path, resources: resources)
+}
+
 let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 
@@ -50,5 +57,10 @@ let package = Package(
         library("CLzma", apt: "liblzma-dev"),
         library("CBzip2", apt: "libbz2-dev"),
         library("CNettle", apt: "nettle-dev"),
+        tests("OCITests", ["OCI", "Files"]),
+        tests("LayersTests", ["Layers", "OCI", "Files", system]),
+        tests("RuntimeTests", ["Runtime", "Launch", "Kernel", "Layers", "OCI", "Files"], resources: [.copy("Golden")]),
+        tests("CommandTests", ["imgbox", "Runtime", "Store", "OCI", arguments]),
+        tests("EndToEnd", ["Layers", "OCI", "Files"], path: "Tests/EndToEnd"),
     ]
 )

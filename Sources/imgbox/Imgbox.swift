@@ -35,7 +35,8 @@ struct Imgbox: ParsableCommand {
                 name: "LOOKING INTO IMAGES",
                 subcommands: [ListFilesCommand.self, CatCommand.self, DiffCommand.self]),
             CommandGroup(
-                name: "THE STORE", subcommands: [DiskUsageCommand.self, CollectCommand.self, CheckCommand.self]),
+                name: "THE STORE",
+                subcommands: [DiskUsageCommand.self, CollectCommand.self, CheckCommand.self, ManualCommand.self]),
         ])
 
     static func main() {
@@ -69,7 +70,7 @@ struct Imgbox: ParsableCommand {
         return try? type.parseAsRoot(Array(arguments.dropFirst()))
     }
 
-    private static var commands: [any ParsableCommand.Type] {
+    static var commands: [any ParsableCommand.Type] {
         configuration.groupedSubcommands.flatMap(\.subcommands)
     }
 
