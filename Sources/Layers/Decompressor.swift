@@ -156,7 +156,8 @@ private struct ZstdStream: Decompressor {
             throw LayerError(
                 .malformed, "the zstd stream is damaged: \(String(cString: ZSTD_getErrorName(code)))")
         }
-        isComplete = code == 0
+        // Asked again at the end of the input it wants the next frame's header, which need not come.
+        if source.pos > 0 || target.pos > 0 { isComplete = code == 0 }
         return (source.pos, target.pos)
     }
 }

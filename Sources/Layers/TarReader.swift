@@ -91,11 +91,8 @@ package final class TarReader {
                 buffer?.pointee = bytes?.baseAddress
                 return feed.failure == nil ? bytes?.count ?? 0 : -1
             }, nil)
-        guard code == ARCHIVE_OK else {
-            let failure = self.failure("this is no tar archive")
-            archive_read_free(archive)
-            throw failure
-        }
+        // The archive is freed by deinit, which runs in this case as well.
+        guard code == ARCHIVE_OK else { throw failure("this is no tar archive") }
     }
 
     deinit { archive_read_free(archive) }

@@ -81,7 +81,7 @@ extension TreeWriter {
             try setAttributes(metadata, path) { name, value, count in lsetxattr(full, name, value, count, 0) }
         }
         // The name was made a moment ago in a directory that only this process can enter, and it is no link.
-        if !isLink, wasGiven || metadata.permissions & 0o7000 != 0,
+        if !isLink, wasGiven || metadata.permissions & (0o7000 | mask) != 0,
             fchmodat(parent, name, metadata.permissions, 0) != 0 {
             throw LayerError(FileError.last("chmod", ""), entry: path.description)
         }
@@ -94,6 +94,7 @@ extension TreeWriter {
     /// Gives directories their final owner, mode, attributes and time, the deepest first, when nothing more is written.
     package func finish() throws(LayerError) {
         parentCache = nil
+        try giveRoot()
         let order = directories.keys.map { ($0.depth, $0) }.sorted { $0.0 > $1.0 }
         for (_, path) in order {
             guard let record = directories[path] else { continue }
@@ -117,6 +118,12 @@ extension TreeWriter {
             if there?.isWhiteout == true { left.append(path) }
         }
         whiteouts = left
+    }
+
+    /// A root that no layer describes belongs to the image's root.
+    private func giveRoot() throws(LayerError) {
+        guard directories[.root] == nil else { return }
+        _ = try give(.implied, .root) { uid, gid in fchown(root, uid, gid) }
     }
 
     private static func times(_ modified: Timestamp) -> [timespec] {

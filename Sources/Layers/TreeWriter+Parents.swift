@@ -93,7 +93,7 @@ extension TreeWriter {
             // An entry below a file, or below a name that this layer has deleted: a directory takes its place.
             try filing(path.description) { () throws(FileError) in try removeTree(full, at: root) }
             try makeImplied(path, like: nil)
-            if there?.isWhiteout == true { try setOpaque(full, root, path) }
+            try setOpaque(full, root, path)
             return nil
         }
     }
@@ -108,13 +108,18 @@ extension TreeWriter {
         }
         guard let below else { throw LayerError(.needsLower, "'\(path)' is not described by the layer") }
         isSelfContained = false
-        // A directory on the way that hides what is below hides this as well.
+        if isHidden(path, overlay) { return nil }
+        return try filing(path.description) { () throws(FileError) in try below.lookup(path) }
+    }
+
+    /// Whether a directory of this layer on the way to a path hides what the layers below have there.
+    func isHidden(_ path: LayerPath, _ overlay: OverlayForm) -> Bool {
         var above = path.parent
         while !above.isRoot {
-            if overlay.isOpaque(above.cString, at: root) { return nil }
+            if overlay.isOpaque(above.cString, at: root) { return true }
             above = above.parent
         }
-        return try filing(path.description) { () throws(FileError) in try below.lookup(path) }
+        return false
     }
 
     private func makeImplied(_ path: LayerPath, like lower: LayerStack.Object?) throws(LayerError) {
@@ -128,6 +133,7 @@ extension TreeWriter {
             guard mkdirat(root, path.cString, 0o700) == 0 else { throw FileError.last("mkdir", path.description) }
             if let info = try status(of: path.cString, at: root) {
                 directories[path] = DirectoryRecord(inode: info.inode, metadata: metadata)
+                if tracksInodes { touched.insert(info.inode) }
             }
         }
         parentCache = nil
@@ -192,7 +198,7 @@ extension TreeWriter {
             try copyContent(from: source.raw, to: target.raw, name: path.description)
             return target
         }
-        try finishFile(copy.raw, metadata, createdWith: 0o600, path)
+        try finishFile(copy.raw, metadata, createdWith: 0o600 & ~mask, path)
     }
 }
 

@@ -41,7 +41,7 @@ extension TreeWriter {
         }
         if let below {
             let target = try filing(path.description) { () throws(FileError) in try below.lookup(path) }
-            if target == nil {
+            if target == nil || isHidden(path, overlay) {
                 isSelfContained = false
                 return
             }
@@ -88,7 +88,10 @@ extension TreeWriter {
     private func applyOpaque(_ path: LayerPath) throws(LayerError) {
         guard case .overlay(let overlay, let below, let isBottom) = form else {
             let place = try directory(path)
-            if layerIndex > 0 { try removeLowerContents(place.fd.raw, place.real) }
+            if layerIndex > 0 {
+                try touchWay(place.real)
+                try removeLowerContents(place.fd.raw, place.real)
+            }
             return
         }
         if isBottom {
@@ -129,6 +132,16 @@ extension TreeWriter {
 
     // MARK: - Merged form
 
+    /// The directories on the way to a whiteout belong to its layer: another whiteout of it keeps them.
+    private func touchWay(_ path: LayerPath) throws(LayerError) {
+        var path = path
+        while !path.isRoot {
+            let info = try filing(path.description) { () throws(FileError) in try status(of: path.cString, at: root) }
+            if let info { touched.insert(info.inode) }
+            path = path.parent
+        }
+    }
+
     /// Removes what lower layers have at a path; what this layer made stays, in whatever order the entries come.
     private func removeLower(_ path: LayerPath) throws(LayerError) {
         let flags = UInt64(pathOnly | O_DIRECTORY | O_CLOEXEC)
@@ -140,6 +153,10 @@ extension TreeWriter {
             }
         }
         let parent = OwnedFD(fd)
+        let there = try filing(path.description) { () throws(FileError) in
+            try status(of: cString(path.name), at: parent.raw)
+        }
+        if there != nil { try touchWay(path.parent) }
         try removeLower(cString(path.name), parent.raw, path)
         parentCache = nil
     }

@@ -32,6 +32,14 @@ package final class TreeWriter {
     var directories: [LayerPath: DirectoryRecord] = [:]
     var parentCache: ParentCache?
     private let rootPath: [UInt8]
+    /// What the process's umask takes from the modes of new files; read once, since umask(2) can only be read by
+    /// setting it.
+    let mask = TreeWriter.processMask
+    private static let processMask: UInt32 = {
+        let mask = umask(0o077)
+        umask(mask)
+        return mask
+    }()
 
     struct DirectoryRecord {
         let inode: UInt64
@@ -66,7 +74,7 @@ package final class TreeWriter {
     var isMerged: Bool { if case .merged = form { true } else { false } }
 
     /// Whether there may be something below that this layer acts on.
-    private var tracksInodes: Bool { isMerged && (layerIndex > 0 || options.isStrict) }
+    var tracksInodes: Bool { isMerged && (layerIndex > 0 || options.isStrict) }
 
     /// Reads a layer to its end and applies it. Metadata of directories follows in `finish`.
     package func apply(_ reader: TarReader) throws(LayerError) {
@@ -91,6 +99,8 @@ package final class TreeWriter {
             return
         }
         if try applyWhiteout(entry) { return }
+        // What is about to change may be a link on the way to the remembered directory.
+        if let cached = parentCache, cached.text.bytes.starts(with: entry.path.bytes) { parentCache = nil }
         switch entry.kind {
         case .file: try writeFile(entry, reader)
         case .directory: try makeDirectory(entry)
@@ -132,7 +142,7 @@ package final class TreeWriter {
         if tracksInodes {
             touched.insert(try filing(entry.path.description) { () throws(FileError) in try status(of: handle.raw).inode })
         }
-        try finishFile(handle.raw, Metadata(entry), createdWith: entry.permissions & 0o777, entry.path)
+        try finishFile(handle.raw, Metadata(entry), createdWith: entry.permissions & 0o777 & ~mask, entry.path)
     }
 
     private func copyData(
@@ -174,8 +184,7 @@ package final class TreeWriter {
     private func makeDirectory(_ entry: TarEntry) throws(LayerError) {
         let parent = try self.parent(of: entry.path)
         let name = cString(entry.path.name)
-        var isNew = mkdirat(parent.fd.raw, name, 0o700) == 0
-        if !isNew {
+        if mkdirat(parent.fd.raw, name, 0o700) != 0 {
             guard Glibc.errno == EEXIST else {
                 throw LayerError(FileError.last("mkdir", ""), entry: entry.path.description)
             }
@@ -190,8 +199,8 @@ package final class TreeWriter {
                 guard mkdirat(parent.fd.raw, name, 0o700) == 0 else {
                     throw LayerError(FileError.last("mkdir", ""), entry: entry.path.description)
                 }
-                isNew = true
-                if there?.isWhiteout == true { try setOpaque(name, parent.fd.raw, entry.path) }
+                // Whatever of this layer was here hid what is below, and the directory has to go on hiding it.
+                try setOpaque(name, parent.fd.raw, entry.path)
             }
         }
         let real = parent.real.appending(entry.path.name)

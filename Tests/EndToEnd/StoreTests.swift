@@ -168,7 +168,7 @@ import Testing
             try data.write(to: blob)
         case "short layer": try Data(contentsOf: blob).dropLast(512).write(to: blob)
         case "missing layer": try FileManager.default.removeItem(at: blob)
-        case "wrong manifest digest": try editBlob({ $0.range(of: Data("layers\":[".utf8)) != nil }) { $0.dropLast() + Data(" }".utf8) }
+        case "wrong manifest digest": try editBlob({ $0.range(of: Data("layers\":[".utf8)) != nil }) { $0.dropLast() + Data(" ".utf8) }
         case "broken config": input = try rewritten(box, config: Array("{not json".utf8), layer)
         case "duplicate key": input = try rewritten(box, config: Array(#"{"os":"linux","os":"linux"}"#.utf8), layer)
         case "unknown media type":
@@ -183,7 +183,7 @@ import Testing
         #expect(pulled.code == 125)
         #expect(pulled.err.contains(words), "\(pulled.err)")
         let lines = pulled.err.split(separator: "\n")
-        #expect(lines.count <= 2 && lines[0].hasPrefix("imgbox: "), "\(pulled.err)")
+        #expect(lines.count <= 2 && lines.first?.hasPrefix("imgbox: ") == true, "\(pulled.err)")
         #expect(pulled.out.isEmpty)
         if FileManager.default.fileExists(atPath: box.store) {
             #expect(try box.leftovers().isEmpty)

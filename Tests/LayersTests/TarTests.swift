@@ -20,8 +20,8 @@ import Testing
     static func samples() throws -> [(TarEntry, [UInt8])] {
         let long = String(repeating: "long-directory-name/", count: 20) + "file"
         return [
-            (try entry("dir", .directory, mode: 0o1777, uid: 5, gid: 6), []),
-            (try entry("dir/f", .file, mode: 0o6755, uid: 3_000_000_000, time: -1, nanoseconds: 500_000_000), Array("hi".utf8)),
+            (try entry("dir", .directory, mode: 0o1777, uid: 5, gid: 6, nanoseconds: 500_000_000), []),
+            (try entry("dir/f", .file, mode: 0o6755, uid: 3_000_000_000, time: -7), Array("hi".utf8)),
             (try entry(long, .file, attributes: [("user.k", [0, 1, 255])]), [UInt8](repeating: 7, count: 5000)),
             (try entry("ä", .symbolicLink(Array(("/" + long).utf8)), mode: 0o777), []),
             (try entry("h", .hardLink(Array("dir/f".utf8))), []),
