@@ -38,7 +38,9 @@ let package = Package(
     targets: [
         .executableTarget(
             name: "imgbox",
-            dependencies: ["Runtime", "Launch", "Store", "Layers", "OCI", "Kernel", "Files", arguments, system],
+            dependencies: [
+                "Runtime", "Launch", "Store", "Layers", "OCI", "Kernel", "Files", arguments, system,
+            ],
             swiftSettings: strict),
         module("Runtime", ["Launch", "Store", "Layers", "OCI", "Kernel", "Files", "CKernel", system]),
         module("Launch", ["Kernel", "Files", "CLaunch", "CKernel", system]),
@@ -59,7 +61,9 @@ let package = Package(
         library("CNettle", apt: "nettle-dev"),
         tests("OCITests", ["OCI", "Files"]),
         tests("LayersTests", ["Layers", "OCI", "Files", system]),
-        tests("RuntimeTests", ["Runtime", "Launch", "Kernel", "Layers", "OCI", "Files"], resources: [.copy("Golden")]),
+        tests(
+            "RuntimeTests", ["Runtime", "Launch", "Kernel", "Layers", "OCI", "Files"],
+            resources: [.copy("Golden")]),
         tests("CommandTests", ["imgbox", "Runtime", "Store", "OCI", arguments]),
         tests("EndToEnd", ["Layers", "OCI", "Files"], path: "Tests/EndToEnd"),
     ]

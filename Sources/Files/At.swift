@@ -62,7 +62,8 @@ package struct FileStatus: Sendable {
     package var gid: UInt32 { raw.st_gid }
     package var linkCount: Int { Int(raw.st_nlink) }
     package var modified: Timestamp {
-        Timestamp(seconds: Int64(raw.st_mtim.tv_sec), nanoseconds: Int32(truncatingIfNeeded: raw.st_mtim.tv_nsec))
+        Timestamp(
+            seconds: Int64(raw.st_mtim.tv_sec), nanoseconds: Int32(truncatingIfNeeded: raw.st_mtim.tv_nsec))
     }
     /// The type and permission bits as the kernel has them.
     package var mode: UInt32 { raw.st_mode }

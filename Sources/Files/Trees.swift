@@ -90,7 +90,8 @@ private func extendedAttributes(
     path: String, bytes: UnsafePointer<CChar>, _ directory: Int32
 ) throws(FileError) -> [(name: String, value: [UInt8])] {
     // The name may be no UTF-8: the path is put together as bytes.
-    let full: [CChar] = Array(procPath(directory).utf8CString.dropLast()) + [47]
+    let full: [CChar] =
+        Array(procPath(directory).utf8CString.dropLast()) + [47]
         + Array(UnsafeBufferPointer(start: bytes, count: strlen(bytes) + 1))
     var list = [CChar](repeating: 0, count: 256)
     var count = llistxattr(full, &list, list.count)

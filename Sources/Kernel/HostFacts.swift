@@ -24,7 +24,8 @@ package struct HostFacts: Sendable, Equatable {
         var facts = HostFacts()
         facts.isRoot = geteuid() == 0
         let release = kernelRelease()
-        facts.hasMountAPI = release >= (5, 12) && getenv("IMGBOX_MOUNT_API").map { String(cString: $0) } != "classic"
+        facts.hasMountAPI =
+            release >= (5, 12) && getenv("IMGBOX_MOUNT_API").map { String(cString: $0) } != "classic"
         facts.hasLayerOption = facts.hasMountAPI && release >= (6, 7)
         facts.hasTimeNamespace = access("/proc/self/ns/time", F_OK) == 0
         facts.rootIsInitial = isInitialRoot()
@@ -35,7 +36,9 @@ package struct HostFacts: Sendable, Equatable {
     private static func kernelRelease() -> (Int, Int) {
         var name = utsname()
         guard uname(&name) == 0 else { return (0, 0) }
-        let text = withUnsafeBytes(of: &name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        let text = withUnsafeBytes(of: &name.release) {
+            String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+        }
         let parts = text.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
         return parts.count == 2 ? (parts[0], parts[1]) : (0, 0)
     }

@@ -53,7 +53,8 @@ final class ChildProgram {
 
     /// Adds a system call.
     func call(
-        _ number: Int, _ arguments: Value..., to result: Register? = nil, tolerating errors: [Int32] = [], skip: Int16 = 0
+        _ number: Int, _ arguments: Value..., to result: Register? = nil, tolerating errors: [Int32] = [],
+        skip: Int16 = 0
     ) {
         add(CL_SYSCALL, arguments, number: Int64(number), result, errors, skip)
     }
@@ -67,7 +68,8 @@ final class ChildProgram {
     }
 
     private func add(
-        _ kind: cl_kind, _ arguments: [Value], number: Int64, _ result: Register?, _ errors: [Int32], _ skip: Int16
+        _ kind: cl_kind, _ arguments: [Value], number: Int64, _ result: Register?, _ errors: [Int32],
+        _ skip: Int16
     ) {
         var op = cl_op()
         op.kind = UInt16(kind.rawValue)

@@ -57,7 +57,9 @@ package struct LaunchPlan: Sendable, Equatable {
         package let uid: UInt32
         package let gid: UInt32
         package let groups: [UInt32]
-        package init(uid: UInt32, gid: UInt32, groups: [UInt32]) { (self.uid, self.gid, self.groups) = (uid, gid, groups) }
+        package init(uid: UInt32, gid: UInt32, groups: [UInt32]) {
+            (self.uid, self.gid, self.groups) = (uid, gid, groups)
+        }
     }
 
     /// One thing to do. Paths are inside the container unless they are called `source`.
@@ -110,11 +112,14 @@ package struct LaunchPlan: Sendable, Equatable {
 }
 
 extension LaunchPlan.DeviceNode {
-    package init(_ name: String, _ major: Int, _ minor: Int) { (self.name, self.major, self.minor) = (name, major, minor) }
+    package init(_ name: String, _ major: Int, _ minor: Int) {
+        (self.name, self.major, self.minor) = (name, major, minor)
+    }
 
     /// What every container has in /dev (OCI runtime-spec config-linux.md, "Default Devices").
     package static let standard: [Self] = [
-        .init("null", 1, 3), .init("zero", 1, 5), .init("full", 1, 7), .init("random", 1, 8), .init("urandom", 1, 9),
+        .init("null", 1, 3), .init("zero", 1, 5), .init("full", 1, 7), .init("random", 1, 8),
+        .init("urandom", 1, 9),
         .init("tty", 5, 0),
     ]
 }

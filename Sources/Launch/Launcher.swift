@@ -42,10 +42,17 @@ package struct LaunchedChild: ~Copyable {
             try awaitReady()
             whenReady(durations())
         }
+        if socket >= 0 {
+            terminal = ck_receive_descriptor(socket)
+            close(socket)
+            // The size is right before the command can ask for it.
+            if let own = (0..<3).first(where: { isatty(Int32($0)) == 1 }) {
+                ck_copy_window_size(Int32(own), terminal)
+            }
+        }
         var byte: UInt8 = 1
         // When the child is gone already, the report says why.
         _ = Glibc.write(release.raw, &byte, 1)
-        if socket >= 0 { terminal = ck_receive_descriptor(socket) }
         var failure = cl_report()
         let count = readReport(&failure)
         guard count == 0 else {
@@ -114,7 +121,10 @@ package enum Launcher {
         let hasTerminal = plan.steps.contains { if case .terminal = $0 { true } else { false } }
         var sockets: [Int32] = [-1, -1]
         if hasTerminal {
-            guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &sockets) == 0 else {
+            guard
+                socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &sockets)
+                    == 0
+            else {
                 throw LaunchError("socketpair: \(Errno(rawValue: Glibc.errno).description)")
             }
         }
@@ -146,7 +156,8 @@ package enum Launcher {
             throw describeClone(Errno(rawValue: Int32(-pid)), plan)
         }
         return LaunchedChild(
-            pid: Int32(pid), pidfd: pidfd, report: OwnedFD(reportRead), release: OwnedFD(releaseWrite), socket: sockets[0],
+            pid: Int32(pid), pidfd: pidfd, report: OwnedFD(reportRead), release: OwnedFD(releaseWrite),
+            socket: sockets[0],
             stamps: stamps, plan: plan, started: started)
     }
 
@@ -200,34 +211,43 @@ package enum Launcher {
             case .noSpace: "too many namespaces: raise user.max_*_namespaces with sysctl"
             default: nil
             }
-        return LaunchError("cannot make the namespaces \(names): clone3: \(code.description)", hint: hint, errno: code)
+        return LaunchError(
+            "cannot make the namespaces \(names): clone3: \(code.description)", hint: hint, errno: code)
     }
 
     static func describe(_ report: cl_report, _ plan: LaunchPlan) -> LaunchError {
         let code = Errno(rawValue: report.error)
-        guard Int(report.step) < plan.steps.count else { return LaunchError("the launch failed: \(code.description)", errno: code) }
+        guard Int(report.step) < plan.steps.count else {
+            return LaunchError("the launch failed: \(code.description)", errno: code)
+        }
         let step = plan.steps[Int(report.step)]
         if case .exec(_, let arguments, _) = step { return describeExec(arguments.first ?? "", code, step) }
         return LaunchError(
-            "cannot \(step.wording.title): \(code.description)", hint: hint(step, code), errno: code, step: step)
+            "cannot \(step.wording.title): \(code.description)", hint: hint(step, code), errno: code,
+            step: step)
     }
 
-    private static func describeExec(_ command: String, _ code: Errno, _ step: LaunchPlan.Step) -> LaunchError {
+    private static func describeExec(_ command: String, _ code: Errno, _ step: LaunchPlan.Step) -> LaunchError
+    {
         let name = printable(command)
         switch code {
         case .noSuchFileOrDirectory, .notDirectory:
-            let hint = command.contains("/")
+            let hint =
+                command.contains("/")
                 ? "there is no such file in the image, or the interpreter or loader that it asks for is missing"
                 : "it is in no directory of PATH in the image; see what is there with: imgbox ls IMAGE /bin"
-            return LaunchError("cannot run '\(name)': not found in the image", hint: hint, errno: code, step: step)
+            return LaunchError(
+                "cannot run '\(name)': not found in the image", hint: hint, errno: code, step: step)
         case .permissionDenied:
             return LaunchError(
-                "cannot run '\(name)': permission denied", hint: "it is a directory, or has no x bit for this user",
+                "cannot run '\(name)': permission denied",
+                hint: "it is a directory, or has no x bit for this user",
                 errno: code, step: step)
         case .init(rawValue: ENOEXEC):
             return LaunchError(
                 "cannot run '\(name)': no program of this machine's kind",
-                hint: "a script needs '#!' in its first line; an image may be made for another architecture", errno: code,
+                hint: "a script needs '#!' in its first line; an image may be made for another architecture",
+                errno: code,
                 step: step)
         default: return LaunchError("cannot run '\(name)': \(code.description)", errno: code, step: step)
         }
@@ -235,10 +255,13 @@ package enum Launcher {
 
     private static func hint(_ step: LaunchPlan.Step, _ code: Errno) -> String? {
         switch (step, code) {
-        case (.mount, .tooManySymbolicLinkLevels): "the image has a link in that place; a link there could lead out of the container"
-        case (.resourceLimit, .notPermitted): "raising a hard limit takes CAP_SYS_RESOURCE, which this process does not have"
+        case (.mount, .tooManySymbolicLinkLevels):
+            "the image has a link in that place; a link there could lead out of the container"
+        case (.resourceLimit, .notPermitted):
+            "raising a hard limit takes CAP_SYS_RESOURCE, which this process does not have"
         case (.switchRoot(.pivot), .invalidArgument): "try --root-switch chroot"
-        case (.overlayRoot, .invalidArgument): "the store lies on a file system that overlayfs cannot use; choose another with --root"
+        case (.overlayRoot, .invalidArgument):
+            "the store lies on a file system that overlayfs cannot use; choose another with --root"
         case (.sysctl, .noSuchFileOrDirectory): "this kernel has no such setting"
         case (_, .notPermitted): "this takes root"
         default: nil

@@ -49,7 +49,9 @@ final class Lowering {
     /// Masks and ignored signals of the parent must not reach the command; files get the modes that are asked for.
     private func prepare() {
         program.call(Int(CL_SYS_umask), .number(0))
-        program.call(Int(CL_SYS_rt_sigaction), .number(Int64(SIGPIPE)), program.block([UInt8](repeating: 0, count: 64)), .number(0), .number(8))
+        program.call(
+            Int(CL_SYS_rt_sigaction), .number(Int64(SIGPIPE)),
+            program.block([UInt8](repeating: 0, count: 64)), .number(0), .number(8))
     }
 
     private func lower(_ step: LaunchPlan.Step) {
@@ -59,7 +61,8 @@ final class Lowering {
             program.call(Int(CL_SYS_prctl), .number(1), .number(Int64(SIGKILL)))
         case .privateMounts:
             // MS_REC | MS_PRIVATE
-            program.call(Int(CL_SYS_mount), .number(0), .text("/"), .number(0), .number(0x4000 | 0x40000), .number(0))
+            program.call(
+                Int(CL_SYS_mount), .number(0), .text("/"), .number(0), .number(0x4000 | 0x40000), .number(0))
         case .overlayRoot(let layers, let upper, let work, let place): overlay(layers, upper, work, place)
         case .bindRoot(let source): bindRoot(source)
         case .mount(let type, let path, let options, let flags): mount(type, path, options, flags)
@@ -98,7 +101,8 @@ final class Lowering {
         case .loopbackUp: loopbackUp()
         case .resourceLimit(_, let resource, let soft, let hard):
             let bytes = memoryBytes([soft, hard])
-            program.call(Int(CL_SYS_prlimit64), .number(0), .number(Int64(resource)), program.block(bytes), .number(0))
+            program.call(
+                Int(CL_SYS_prlimit64), .number(0), .number(Int64(resource)), program.block(bytes), .number(0))
         case .session(let hasTerminal): session(hasTerminal)
         case .workingDirectory(let path):
             program.call(Int(CL_SYS_chdir), .text(path))
@@ -120,7 +124,8 @@ final class Lowering {
             let words = commandLine()
             program.special(CL_INIT, .number(words.start), .number(words.length))
         case .waitForParent:
-            program.special(CL_WAIT, .number(Int64(inherited.release)), .number(inherited.announcesWait ? 1 : 0))
+            program.special(
+                CL_WAIT, .number(Int64(inherited.release)), .number(inherited.announcesWait ? 1 : 0))
         case .closeDescriptors:
             // CLOSE_RANGE_CLOEXEC: all of them go at the very moment of execve(2), the report pipe among them.
             program.call(Int(CL_SYS_close_range), .number(3), .number(Int64(UInt32.max)), .number(4))
@@ -137,10 +142,12 @@ final class Lowering {
     private func overlay(_ layers: [String], _ upper: String, _ work: String, _ place: String) {
         let topFirst = layers.reversed()
         guard plan.mountAPI && plan.layerOption else {
-            let options = "lowerdir=" + topFirst.map(escaped).joined(separator: ":")
+            let options =
+                "lowerdir=" + topFirst.map(escaped).joined(separator: ":")
                 + ",upperdir=\(escaped(upper)),workdir=\(escaped(work))"
             program.call(
-                Int(CL_SYS_mount), .text("overlay"), .text(place), .text("overlay"), .number(0), .text(options))
+                Int(CL_SYS_mount), .text("overlay"), .text(place), .text("overlay"), .number(0),
+                .text(options))
             return reopenRoot(place)
         }
         program.call(Int(CL_SYS_fsopen), .text("overlay"), .number(1), to: .object)
@@ -177,7 +184,8 @@ final class Lowering {
     private func bindRoot(_ source: String) {
         guard plan.mountAPI else {
             program.call(
-                Int(CL_SYS_mount), .text(source), .text(source), .number(0), .number(0x1000 | 0x4000), .number(0))
+                Int(CL_SYS_mount), .text(source), .text(source), .number(0), .number(0x1000 | 0x4000),
+                .number(0))
             return reopenRoot(source)
         }
         program.call(
@@ -216,9 +224,12 @@ final class Lowering {
 
     /// /proc and /sys of an image may be links that lead elsewhere (CVE-2023-27561): no link is followed to them.
     private func openTarget(_ path: String, make mode: Int64 = 0o755) {
-        let isKernel = path == "/proc" || path == "/sys" || path.hasPrefix("/sys/") || path.hasPrefix("/dev/") || path == "/dev"
+        let isKernel =
+            path == "/proc" || path == "/sys" || path.hasPrefix("/sys/") || path.hasPrefix("/dev/")
+            || path == "/dev"
         program.special(
-            CL_DIRECTORY, .register(.root), .text(path), .number(mode), .number(isKernel ? Lowering.noLinks : 0),
+            CL_DIRECTORY, .register(.root), .text(path), .number(mode),
+            .number(isKernel ? Lowering.noLinks : 0),
             to: .target)
     }
 
@@ -234,9 +245,11 @@ final class Lowering {
             }
         openTarget(path)
         guard plan.mountAPI else {
-            let data = options.map { $0.value.isEmpty ? $0.key : "\($0.key)=\($0.value)" }.joined(separator: ",")
+            let data = options.map { $0.value.isEmpty ? $0.key : "\($0.key)=\($0.value)" }.joined(
+                separator: ",")
             program.special(
-                CL_MOUNT_AT, .number(-1), .register(.target), .text(type), .flags(flags.classic), .text(data), .text(type))
+                CL_MOUNT_AT, .number(-1), .register(.target), .text(type), .flags(flags.classic), .text(data),
+                .text(type))
             return program.special(CL_DIRECTORY, .register(.root), .text(path), .number(0), to: place)
         }
         program.call(Int(CL_SYS_fsopen), .text(type), .number(1), to: .other)
@@ -253,27 +266,33 @@ final class Lowering {
     }
 
     private func bind(
-        _ source: String, _ path: String, _ isDirectory: Bool, _ isRecursive: Bool, _ flags: LaunchPlan.MountFlags
+        _ source: String, _ path: String, _ isDirectory: Bool, _ isRecursive: Bool,
+        _ flags: LaunchPlan.MountFlags
     ) {
         program.special(
-            isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path), .number(isDirectory ? 0o755 : 0o644),
+            isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path),
+            .number(isDirectory ? 0o755 : 0o644),
             to: .target)
         guard plan.mountAPI else {
             program.special(
-                CL_MOUNT_AT, .number(-1), .register(.target), .number(0), .number(0x1000 | (isRecursive ? 0x4000 : 0)),
+                CL_MOUNT_AT, .number(-1), .register(.target), .number(0),
+                .number(0x1000 | (isRecursive ? 0x4000 : 0)),
                 .number(0), .text(source))
             if !flags.isEmpty {
                 program.special(
-                    isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path), .number(0), to: .target)
+                    isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path), .number(0),
+                    to: .target)
                 remount(.target, flags)
             }
             return
         }
-        let copy = ChildProgram.Value.number(Int64(nextSource < inherited.sources.count ? inherited.sources[nextSource] : -1))
+        let copy = ChildProgram.Value.number(
+            Int64(nextSource < inherited.sources.count ? inherited.sources[nextSource] : -1))
         nextSource += 1
         setAttributes(copy, flags, recursive: isRecursive, isPrivate: true)
         program.call(
-            Int(CL_SYS_move_mount), copy, .text(""), .register(.target), .text(""), .number(Lowering.moveEmptyPaths))
+            Int(CL_SYS_move_mount), copy, .text(""), .register(.target), .text(""),
+            .number(Lowering.moveEmptyPaths))
     }
 
     /// mount_setattr(2) on an open mount.
@@ -294,7 +313,8 @@ final class Lowering {
     private func remount(_ mount: ChildProgram.Register, _ flags: LaunchPlan.MountFlags) {
         // MS_BIND | MS_REMOUNT
         program.special(
-            CL_MOUNT_AT, .number(-1), .register(mount), .number(0), .flags(0x1000 | 0x20 | flags.classic), .number(0))
+            CL_MOUNT_AT, .number(-1), .register(mount), .number(0), .flags(0x1000 | 0x20 | flags.classic),
+            .number(0))
     }
 
     // MARK: - Hidden and read-only paths
@@ -309,13 +329,16 @@ final class Lowering {
         if plan.mountAPI {
             program.call(Int(CL_SYS_fsopen), .text("tmpfs"), .number(1), to: .other)
             create(.other)
-            program.call(Int(CL_SYS_fsmount), .register(.other), .number(1), .flags(LaunchPlan.MountFlags.safe.union(.readOnly).rawValue), to: .object)
+            program.call(
+                Int(CL_SYS_fsmount), .register(.other), .number(1),
+                .flags(LaunchPlan.MountFlags.safe.union(.readOnly).rawValue), to: .object)
             move(.object)
             // A directory is done: the operations for a file are left out by a call that fails on purpose.
             program.call(Int(CL_SYS_close), .number(-1), tolerating: [-1], skip: 3)
         } else {
             program.special(
-                CL_MOUNT_AT, .number(-1), .register(.target), .text("tmpfs"), .flags(LaunchPlan.MountFlags.safe.union(.readOnly).classic),
+                CL_MOUNT_AT, .number(-1), .register(.target), .text("tmpfs"),
+                .flags(LaunchPlan.MountFlags.safe.union(.readOnly).classic),
                 .number(0), .text("tmpfs"))
             program.call(Int(CL_SYS_close), .number(-1), tolerating: [-1], skip: 3)
         }
@@ -329,7 +352,8 @@ final class Lowering {
             move(.object)
         } else {
             program.special(CL_FILE, .register(.dev), .text("null"), .number(0), to: .object)
-            program.special(CL_MOUNT_AT, .register(.object), .register(.target), .number(0), .number(0x1000), .number(0))
+            program.special(
+                CL_MOUNT_AT, .register(.object), .register(.target), .number(0), .number(0x1000), .number(0))
         }
     }
 
@@ -340,11 +364,14 @@ final class Lowering {
         if plan.mountAPI {
             program.call(
                 Int(CL_SYS_open_tree), .register(.target), .text(""),
-                .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath | Lowering.recursive), to: .object)
+                .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath | Lowering.recursive),
+                to: .object)
             setAttributes(.register(.object), .readOnly, recursive: true)
             move(.object)
         } else {
-            program.special(CL_MOUNT_AT, .register(.target), .register(.target), .number(0), .number(0x1000 | 0x4000), .number(0))
+            program.special(
+                CL_MOUNT_AT, .register(.target), .register(.target), .number(0), .number(0x1000 | 0x4000),
+                .number(0))
             program.special(
                 CL_FILE, .register(.root), .text(path), .number(0), .number(Lowering.noLinks), to: .object)
             remount(.object, [.readOnly, .noSetID, .noDevices, .noExec])
@@ -356,15 +383,21 @@ final class Lowering {
     private func terminal(_ owner: UInt32) {
         hasTerminal = true
         let flags = Int64(O_RDWR | O_NOCTTY | O_CLOEXEC)
-        program.call(Int(CL_SYS_openat), .register(.pts), .text("ptmx"), .number(flags), .number(0), to: .master)
+        program.call(
+            Int(CL_SYS_openat), .register(.pts), .text("ptmx"), .number(flags), .number(0), to: .master)
         // TIOCSPTLCK
-        program.call(Int(CL_SYS_ioctl), .register(.master), .number(0x4004_5431), program.block([0, 0, 0, 0]))
+        program.call(
+            Int(CL_SYS_ioctl), .register(.master), .number(0x4004_5431), program.block([0, 0, 0, 0]))
         // TIOCGPTPEER: the other end by its descriptor, not by a path that could be swapped (CVE-2025-52565).
-        program.call(Int(CL_SYS_ioctl), .register(.master), .number(0x5441), .number(Int64(O_RDWR | O_NOCTTY)), to: .terminal)
+        program.call(
+            Int(CL_SYS_ioctl), .register(.master), .number(0x5441), .number(Int64(O_RDWR | O_NOCTTY)),
+            to: .terminal)
         program.call(Int(CL_SYS_fchown), .register(.terminal), .number(Int64(owner)), .number(-1))
         program.special(CL_SEND_DESCRIPTOR, .number(Int64(inherited.socket)), .register(.master))
         program.call(Int(CL_SYS_close), .register(.master))
-        program.call(Int(CL_SYS_mknodat), .register(.dev), .text("console"), .number(Int64(S_IFREG | 0o600)), .number(0))
+        program.call(
+            Int(CL_SYS_mknodat), .register(.dev), .text("console"), .number(Int64(S_IFREG | 0o600)),
+            .number(0))
         program.special(CL_FILE, .register(.dev), .text("console"), .number(0), to: .target)
         if plan.mountAPI {
             program.call(
@@ -372,7 +405,9 @@ final class Lowering {
                 .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath), to: .object)
             move(.object)
         } else {
-            program.special(CL_MOUNT_AT, .register(.terminal), .register(.target), .number(0), .number(0x1000), .number(0))
+            program.special(
+                CL_MOUNT_AT, .register(.terminal), .register(.target), .number(0), .number(0x1000), .number(0)
+            )
         }
     }
 
@@ -393,9 +428,11 @@ final class Lowering {
 
     private func loopbackUp() {
         program.call(
-            Int(CL_SYS_socket), .number(Int64(AF_INET)), .number(Int64(SOCK_DGRAM.rawValue) | Lowering.cloexec), .number(0), to: .other)
+            Int(CL_SYS_socket), .number(Int64(AF_INET)),
+            .number(Int64(SOCK_DGRAM.rawValue) | Lowering.cloexec), .number(0), to: .other)
         // struct ifreq: the name in 16 bytes, then the flags IFF_UP | IFF_RUNNING. SIOCSIFFLAGS.
-        let request = Array("lo".utf8) + [UInt8](repeating: 0, count: 14) + [0x41, 0] + [UInt8](repeating: 0, count: 24)
+        let request =
+            Array("lo".utf8) + [UInt8](repeating: 0, count: 14) + [0x41, 0] + [UInt8](repeating: 0, count: 24)
         program.call(Int(CL_SYS_ioctl), .register(.other), .number(0x8914), program.block(request))
     }
 
@@ -429,7 +466,9 @@ func memoryBytes(_ values: [some FixedWidthInteger]) -> [UInt8] {
 /// Where this process's command line lies in memory, as ps shows it.
 private func commandLine() -> (start: Int64, length: Int64) {
     let words = CommandLine.unsafeArgv
-    guard let first = words[0], CommandLine.argc > 0, let last = words[Int(CommandLine.argc) - 1] else { return (0, 0) }
+    guard let first = words[0], CommandLine.argc > 0, let last = words[Int(CommandLine.argc) - 1] else {
+        return (0, 0)
+    }
     let end = Int(bitPattern: last) + strlen(last)
     return (Int64(Int(bitPattern: first)), Int64(max(0, end - Int(bitPattern: first))))
 }

@@ -30,21 +30,27 @@ extension LaunchPlan.Step {
                 shell: "unshare --fork " + namespaces.map(unshareFlag).joined(separator: " "))
         case .dieWithParent:
             return StepWording(
-                title: "die with the parent", reason: "no daemon watches: a killed imgbox must leave no container behind",
+                title: "die with the parent",
+                reason: "no daemon watches: a killed imgbox must leave no container behind",
                 shell: "setpriv --pdeathsig KILL ...")
         case .privateMounts:
             return StepWording(
-                title: "make all mounts private", reason: "what is mounted from here on must not show on the host",
+                title: "make all mounts private",
+                reason: "what is mounted from here on must not show on the host",
                 shell: "mount --make-rprivate /")
         case .overlayRoot(let layers, let upper, let work, let place):
             let lower = layers.reversed().joined(separator: ":")
             return StepWording(
                 title: "mount the image's \(layers.count) layers as one tree",
-                reason: "layers are shared and read-only; what the container writes goes to its own upper directory",
-                shell: "mount -t overlay overlay -o lowerdir=\(lower),upperdir=\(upper),workdir=\(work) \(place)")
+                reason:
+                    "layers are shared and read-only; what the container writes goes to its own upper directory",
+                shell:
+                    "mount -t overlay overlay -o lowerdir=\(lower),upperdir=\(upper),workdir=\(work) \(place)"
+            )
         case .bindRoot(let source):
             return StepWording(
-                title: "bind the root directory", reason: "pivot_root(2) wants the new root to be a mount of its own",
+                title: "bind the root directory",
+                reason: "pivot_root(2) wants the new root to be a mount of its own",
                 shell: "mount --rbind \(shellQuoted(source)) \(shellQuoted(source))")
         default: return StepWording(title: "", reason: "", shell: "")
         }
@@ -68,14 +74,16 @@ extension LaunchPlan.Step {
         case .bind(let source, let path, _, let isRecursive, let flags):
             let option = isRecursive ? "--rbind" : "--bind"
             return StepWording(
-                title: "bind \(source) on \(path)", reason: "a file or directory of the host is to be seen inside",
+                title: "bind \(source) on \(path)",
+                reason: "a file or directory of the host is to be seen inside",
                 shell: "mount \(option) \(flags.isEmpty ? "" : "-o \(flags.words.joined(separator: ",")) ")"
                     + "\(shellQuoted(source)) .\(shellQuoted(path))")
         case .deviceNodes(let nodes):
             return StepWording(
                 title: "make the device nodes " + nodes.map(\.name).joined(separator: ", "),
                 reason: "programs expect these, and no others are safe to give",
-                shell: nodes.map { "mknod -m 666 dev/\($0.name) c \($0.major) \($0.minor)" }.joined(separator: "; "))
+                shell: nodes.map { "mknod -m 666 dev/\($0.name) c \($0.major) \($0.minor)" }.joined(
+                    separator: "; "))
         case .deviceLinks(let links):
             return StepWording(
                 title: "make the links " + links.map(\.name).joined(separator: ", ") + " in /dev",
@@ -84,7 +92,8 @@ extension LaunchPlan.Step {
         case .terminal:
             return StepWording(
                 title: "open a terminal in the container's own devpts",
-                reason: "the container sees only its own terminals; the master end goes to imgbox, the other to the command",
+                reason:
+                    "the container sees only its own terminals; the master end goes to imgbox, the other to the command",
                 shell: "script -c ... # posix_openpt(3) on /dev/pts/ptmx")
         case .makeDirectory(let path):
             return StepWording(
@@ -114,24 +123,29 @@ extension LaunchPlan.Step {
                 shell: "sysctl -w \(key)=\(shellQuoted(value))")
         case .maskPaths(let paths):
             return StepWording(
-                title: "hide \(paths.count) paths", reason: "they tell about the host's kernel, or let it be harmed",
+                title: "hide \(paths.count) paths",
+                reason: "they tell about the host's kernel, or let it be harmed",
                 shell: paths.map { "mount --bind /dev/null .\($0)" }.joined(separator: "; "))
         case .readOnlyPaths(let paths):
             return StepWording(
-                title: "make \(paths.count) paths read-only", reason: "root in the container must not turn the host's knobs",
+                title: "make \(paths.count) paths read-only",
+                reason: "root in the container must not turn the host's knobs",
                 shell: paths.map { "mount --bind -o ro .\($0) .\($0)" }.joined(separator: "; "))
         case .readOnlyRoot:
             return StepWording(
-                title: "make the root read-only", reason: "--read-only was asked for", shell: "mount -o remount,ro .")
+                title: "make the root read-only", reason: "--read-only was asked for",
+                shell: "mount -o remount,ro .")
         case .switchRoot(.pivot):
             return StepWording(
                 title: "make the tree the root, and let go of the old one",
-                reason: "after pivot_root(2) and the unmount nothing of the host's tree can be reached any more",
+                reason:
+                    "after pivot_root(2) and the unmount nothing of the host's tree can be reached any more",
                 shell: "pivot_root . . && umount -l . && cd /")
         case .switchRoot(.chroot):
             return StepWording(
                 title: "move the tree over the root and chroot into it",
-                reason: "where pivot_root(2) cannot work; the mount namespace still keeps the host's mounts, below",
+                reason:
+                    "where pivot_root(2) cannot work; the mount namespace still keeps the host's mounts, below",
                 shell: "mount --move . / && chroot . && cd /")
         default: return StepWording(title: "", reason: "", shell: "")
         }
@@ -143,42 +157,60 @@ extension LaunchPlan.Step {
         }
         switch self {
         case .hostname(let name):
-            return say("set the host name \(name)", "the UTS namespace has its own", "hostname \(shellQuoted(name))")
+            return say(
+                "set the host name \(name)", "the UTS namespace has its own", "hostname \(shellQuoted(name))")
         case .domainname(let name):
-            return say("set the domain name \(name)", "the UTS namespace has its own", "domainname \(shellQuoted(name))")
+            return say(
+                "set the domain name \(name)", "the UTS namespace has its own",
+                "domainname \(shellQuoted(name))")
         case .loopbackUp:
-            return say("bring the loopback interface up", "a new network namespace has only lo, and it is down", "ip link set lo up")
+            return say(
+                "bring the loopback interface up", "a new network namespace has only lo, and it is down",
+                "ip link set lo up")
         case .resourceLimit(let name, _, let soft, let hard):
             return say(
-                "limit \(name) to \(soft)", "--ulimit was asked for", "prlimit --pid $$ --\(name)=\(soft):\(hard)")
+                "limit \(name) to \(soft)", "--ulimit was asked for",
+                "prlimit --pid $$ --\(name)=\(soft):\(hard)")
         case .session(let hasTerminal):
             return say(
                 hasTerminal ? "begin a session on the terminal" : "begin a session",
-                "signals of the caller's terminal reach the command through imgbox only", "setsid \(hasTerminal ? "--ctty " : "")...")
+                "signals of the caller's terminal reach the command through imgbox only",
+                "setsid \(hasTerminal ? "--ctty " : "")...")
         case .workingDirectory(let path):
-            return say("go to \(path)", "and see that it lies inside the root (CVE-2024-21626)", "cd \(shellQuoted(path))")
+            return say(
+                "go to \(path)", "and see that it lies inside the root (CVE-2024-21626)",
+                "cd \(shellQuoted(path))")
         case .boundingSet(let keep, _):
             return say(
                 "drop capabilities from the bounding set", "no program can get them back, set-user-ID or not",
                 "capsh --drop=... # keeps 0x\(String(keep, radix: 16))")
         case .noNewPrivileges:
-            return say("allow no new privileges", "set-user-ID programs run as the caller", "setpriv --no-new-privs ...")
+            return say(
+                "allow no new privileges", "set-user-ID programs run as the caller",
+                "setpriv --no-new-privs ...")
         case .user(let user):
             return say(
                 "become user \(user.uid), group \(user.gid)", "as the image or --user says",
                 "setpriv --reuid \(user.uid) --regid \(user.gid) "
-                    + (user.groups.isEmpty ? "--clear-groups" : "--groups " + user.groups.map(String.init).joined(separator: ","))
+                    + (user.groups.isEmpty
+                        ? "--clear-groups"
+                        : "--groups " + user.groups.map(String.init).joined(separator: ","))
                     + " ...")
         case .capabilities(let mask):
             return say(
-                "keep the capabilities 0x\(String(mask, radix: 16))", "root inside needs few of root's powers",
+                "keep the capabilities 0x\(String(mask, radix: 16))",
+                "root inside needs few of root's powers",
                 "setpriv --inh-caps=-all --ambient-caps=-all ...")
         case .initProcess:
-            return say("put a small init in front", "pid 1 has to reap orphans and pass signals on; most commands do not", "tini -- ...")
+            return say(
+                "put a small init in front",
+                "pid 1 has to reap orphans and pass signals on; most commands do not", "tini -- ...")
         case .waitForParent:
             return say("wait for imgbox", "what outlives a crash has to be written down first", "read -u 3")
         case .closeDescriptors:
-            return say("close all descriptors but 0, 1 and 2", "an open directory of the host would be a way out", "exec 3>&- 4>&- ...")
+            return say(
+                "close all descriptors but 0, 1 and 2", "an open directory of the host would be a way out",
+                "exec 3>&- 4>&- ...")
         case .exec(_, let arguments, _):
             return say(
                 "run the command", "the process is ready to be the container's first",

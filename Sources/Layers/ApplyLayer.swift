@@ -7,7 +7,9 @@ package func applyLayer(
 }
 
 /// The same for a stream that was started before.
-package func applyLayer(_ stream: LayerStream, to writer: TreeWriter?) throws(LayerError) -> LayerStream.Summary {
+package func applyLayer(_ stream: LayerStream, to writer: TreeWriter?) throws(LayerError)
+    -> LayerStream.Summary
+{
     do throws(LayerError) {
         if let writer { try writer.apply(TarReader(stream)) }
         return try stream.finish()

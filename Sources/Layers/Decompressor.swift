@@ -26,7 +26,9 @@ package enum Compression: String, Sendable {
         if start.starts(with: [0x1f, 0x8b]) { return .gzip }
         if start.starts(with: [0x28, 0xb5, 0x2f, 0xfd]) { return .zstd }
         // A skippable frame may stand first: 0x184D2A50 to 0x184D2A5F, little endian (RFC 8878, 3.1.2).
-        if start.count >= 4, start[0] & 0xf0 == 0x50, start[1...3].elementsEqual([0x2a, 0x4d, 0x18]) { return .zstd }
+        if start.count >= 4, start[0] & 0xf0 == 0x50, start[1...3].elementsEqual([0x2a, 0x4d, 0x18]) {
+            return .zstd
+        }
         if start.starts(with: [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00]) { return .xz }
         if start.starts(with: [0x42, 0x5a, 0x68]) { return .bzip2 }
         return .none
@@ -92,7 +94,8 @@ private struct GzipStream: Decompressor {
     init() throws(LayerError) {
         stream = Pinned(z_stream()) { inflateEnd($0) }
         // 15 + 16: a window of 32 KiB and the gzip format only.
-        guard inflateInit2_(stream.state, 15 + 16, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
+        guard inflateInit2_(stream.state, 15 + 16, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK
+        else {
             throw LayerError(.system, "zlib cannot start: out of memory")
         }
     }
@@ -112,12 +115,15 @@ private struct GzipStream: Decompressor {
             isComplete = false
         }
         let z = stream.state
-        z.pointee.next_in = UnsafeMutablePointer(mutating: input.baseAddress?.assumingMemoryBound(to: UInt8.self))
+        z.pointee.next_in = UnsafeMutablePointer(
+            mutating: input.baseAddress?.assumingMemoryBound(to: UInt8.self))
         z.pointee.avail_in = UInt32(clamping: input.count)
         z.pointee.next_out = output.baseAddress?.assumingMemoryBound(to: UInt8.self)
         z.pointee.avail_out = UInt32(clamping: output.count)
         let code = inflate(z, Z_NO_FLUSH)
-        let result = (taken: input.count - Int(z.pointee.avail_in), made: output.count - Int(z.pointee.avail_out))
+        let result = (
+            taken: input.count - Int(z.pointee.avail_in), made: output.count - Int(z.pointee.avail_out)
+        )
         switch code {
         case Z_STREAM_END:
             ended = true
@@ -225,7 +231,8 @@ private struct Bzip2Stream: Decompressor {
             isComplete = false
         }
         let state = stream.state
-        state.pointee.next_in = UnsafeMutablePointer(mutating: input.baseAddress?.assumingMemoryBound(to: CChar.self))
+        state.pointee.next_in = UnsafeMutablePointer(
+            mutating: input.baseAddress?.assumingMemoryBound(to: CChar.self))
         state.pointee.avail_in = UInt32(clamping: input.count)
         state.pointee.next_out = output.baseAddress?.assumingMemoryBound(to: CChar.self)
         state.pointee.avail_out = UInt32(clamping: output.count)

@@ -34,7 +34,8 @@ package struct LayerError: DescribedError {
 
     package init(_ error: FileError, entry: String) {
         self.init(
-            .system, "'\(entry)': \(error.call): \(error.errno.description)", hint: error.hint, errno: error.errno)
+            .system, "'\(entry)': \(error.call): \(error.errno.description)", hint: error.hint,
+            errno: error.errno)
     }
 
     /// The same error with words put in front of its message.

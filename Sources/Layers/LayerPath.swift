@@ -26,7 +26,9 @@ package struct LayerPath: Hashable, Sendable, CustomStringConvertible {
                 throw .refused(name, "the name climbs with '..'")
             }
             if part.contains(0) { throw .refused(name, "the name has a NUL byte") }
-            if part.count > LayerPath.maximumPartLength { throw .refused(name.prefix(80), "a part is longer than 255 bytes") }
+            if part.count > LayerPath.maximumPartLength {
+                throw .refused(name.prefix(80), "a part is longer than 255 bytes")
+            }
             if !result.isEmpty { result.append(LayerPath.slash) }
             result += part
         }

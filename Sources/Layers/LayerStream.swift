@@ -101,13 +101,16 @@ package final class LayerStream: Sendable {
         join()
         let outcome = self.outcome.with { $0 }
         if let error = outcome.error { throw error }
-        guard let diffID = outcome.diffID else { throw LayerError(.cancelled, "the layer was not read to its end") }
+        guard let diffID = outcome.diffID else {
+            throw LayerError(.cancelled, "the layer was not read to its end")
+        }
         if let blob = source.blob {
             try LayerStream.check(blob, outcome.blobDigest, outcome.blobSize)
         }
         if let wanted = source.diffID, wanted != diffID {
             throw LayerError(
-                .mismatch, "the layer's content has the diff ID \(diffID), the image configuration says \(wanted)",
+                .mismatch,
+                "the layer's content has the diff ID \(diffID), the image configuration says \(wanted)",
                 hint: "the image is damaged or was tampered with; get it again from where it came")
         }
         return Summary(diffID: diffID, expandedSize: outcome.expandedSize, blobSize: outcome.blobSize)
@@ -119,7 +122,8 @@ package final class LayerStream: Sendable {
         let hint = "the image is damaged or was tampered with; get it again from where it came"
         guard size == blob.size else {
             throw LayerError(
-                .mismatch, "the blob \(blob.digest) has \(size) bytes, its descriptor says \(blob.size)", hint: hint)
+                .mismatch, "the blob \(blob.digest) has \(size) bytes, its descriptor says \(blob.size)",
+                hint: hint)
         }
         if let digest, digest != blob.digest {
             throw LayerError(.mismatch, "the blob \(blob.digest) has the digest \(digest)", hint: hint)
@@ -173,7 +177,9 @@ package final class LayerStream: Sendable {
             }
             blobSize += Int64(count)
             if let blob = source.blob, blobSize > blob.size {
-                throw LayerError(.mismatch, "the blob \(blob.digest) is longer than the \(blob.size) bytes of its descriptor")
+                throw LayerError(
+                    .mismatch,
+                    "the blob \(blob.digest) is longer than the \(blob.size) bytes of its descriptor")
             }
             input.count = count
             let isLast = count == 0
@@ -213,7 +219,8 @@ package final class LayerStream: Sendable {
             let (taken, made) = try decompressor.decompress(left, isLast: isLast, room)
             if taken == 0 && made == 0 {
                 if left.isEmpty { break }
-                throw LayerError(.malformed, "the \(source.compression.rawValue) stream is damaged: it does not go on")
+                throw LayerError(
+                    .malformed, "the \(source.compression.rawValue) stream is damaged: it does not go on")
             }
             left = UnsafeRawBufferPointer(rebasing: left[taken...])
             filling.count += made

@@ -27,7 +27,8 @@ package enum OverlayForm: Sendable {
 
     func isOpaque(_ name: UnsafePointer<CChar>, at directory: Int32) -> Bool {
         var value: CChar = 0
-        return lgetxattr(attributePath(name, directory), opaqueName, &value, 1) == 1 && value == CChar(bitPattern: 0x79)
+        return lgetxattr(attributePath(name, directory), opaqueName, &value, 1) == 1
+            && value == CChar(bitPattern: 0x79)
     }
 }
 

@@ -122,9 +122,11 @@ package final class TarReader {
         let path = try LayerPath(parsing: bytes(name))
         var entry = TarEntry(
             path: path, kind: try kind(raw, path), permissions: UInt32(archive_entry_perm(raw)) & 0o7777,
-            uid: try identifier(archive_entry_uid(raw), path), gid: try identifier(archive_entry_gid(raw), path),
+            uid: try identifier(archive_entry_uid(raw), path),
+            gid: try identifier(archive_entry_gid(raw), path),
             modified: Timestamp(
-                seconds: Int64(archive_entry_mtime(raw)), nanoseconds: Int32(clamping: archive_entry_mtime_nsec(raw))))
+                seconds: Int64(archive_entry_mtime(raw)),
+                nanoseconds: Int32(clamping: archive_entry_mtime_nsec(raw))))
         if entry.kind == .file {
             entry.size = archive_entry_size(raw)
             entry.isSparse = archive_entry_sparse_count(raw) > 0
@@ -151,8 +153,10 @@ package final class TarReader {
             return .hardLink(bytes(target))
         }
         func device() -> (major: UInt32, minor: UInt32) {
-            (UInt32(truncatingIfNeeded: archive_entry_rdevmajor(raw)),
-             UInt32(truncatingIfNeeded: archive_entry_rdevminor(raw)))
+            (
+                UInt32(truncatingIfNeeded: archive_entry_rdevmajor(raw)),
+                UInt32(truncatingIfNeeded: archive_entry_rdevminor(raw))
+            )
         }
         switch mode_t(archive_entry_filetype(raw)) {
         case S_IFREG: return .file
@@ -166,7 +170,8 @@ package final class TarReader {
             }
             let content = bytes(target)
             guard !content.isEmpty, content.count <= TarReader.maximumLinkLength else {
-                throw .refused(path.bytes, "the link's target has \(content.count) bytes; 1 to 4095 are possible")
+                throw .refused(
+                    path.bytes, "the link's target has \(content.count) bytes; 1 to 4095 are possible")
             }
             return .symbolicLink(content)
         default: throw .refused(path.bytes, "an entry of a kind that no file system has")
@@ -200,9 +205,11 @@ package final class TarReader {
                 guard let name else { continue }
                 sum += size
                 guard size <= TarReader.maximumAttributeSize, sum <= TarReader.maximumAttributesSize else {
-                    throw .refused(path.bytes, "its extended attributes are larger than 64 KiB, or 1 MiB together")
+                    throw .refused(
+                        path.bytes, "its extended attributes are larger than 64 KiB, or 1 MiB together")
                 }
-                result.append((String(cString: name), Array(UnsafeRawBufferPointer(start: value, count: size))))
+                result.append(
+                    (String(cString: name), Array(UnsafeRawBufferPointer(start: value, count: size))))
             }
         }
         result += accessControlLists(raw)

@@ -28,7 +28,9 @@ package struct TarWriter {
             }
         }
         let target = TarWriter.target(of: entry.kind)
-        if target.count > 100 || target.contains(where: { $0 >= 0x80 }) { records.append(("linkpath", target)) }
+        if target.count > 100 || target.contains(where: { $0 >= 0x80 }) {
+            records.append(("linkpath", target))
+        }
         if entry.uid > 0o7_777_777 { records.append(("uid", Array(String(entry.uid).utf8))) }
         if entry.gid > 0o7_777_777 { records.append(("gid", Array(String(entry.gid).utf8))) }
         if entry.size > 0o77_777_777_777 { records.append(("size", Array(String(entry.size).utf8))) }
@@ -40,7 +42,8 @@ package struct TarWriter {
             records.append(("SCHILY.xattr.\(attribute.name)", attribute.value))
         }
         if !records.isEmpty { try writeExtended(records, for: entry) }
-        try sink(header(entry, name: name, prefix: prefix, target: target, type: TarWriter.type(of: entry.kind)))
+        try sink(
+            header(entry, name: name, prefix: prefix, target: target, type: TarWriter.type(of: entry.kind)))
     }
 
     /// Fills up the last block of content of `size` bytes.
@@ -87,7 +90,9 @@ package struct TarWriter {
         func number(_ value: Int64, at offset: Int, _ width: Int) {
             let digits = String(max(0, value), radix: 8)
             let text = digits.utf8.count < width ? digits : "0"
-            put(Array((String(repeating: "0", count: width - 1 - text.utf8.count) + text).utf8), at: offset, width)
+            put(
+                Array((String(repeating: "0", count: width - 1 - text.utf8.count) + text).utf8), at: offset,
+                width)
         }
         put(name.map { $0 < 0x80 ? $0 : UInt8(ascii: "_") }, at: 0, 100)
         number(Int64(entry.permissions), at: 100, 8)
@@ -108,7 +113,9 @@ package struct TarWriter {
         put(prefix, at: 345, 155)
         let sum = block.reduce(0) { $0 + Int($1) }
         let digits = String(sum, radix: 8)
-        put(Array((String(repeating: "0", count: 6 - digits.utf8.count) + digits + "\u{0} ").utf8), at: 148, 8)
+        put(
+            Array((String(repeating: "0", count: 6 - digits.utf8.count) + digits + "\u{0} ").utf8), at: 148, 8
+        )
         return block
     }
 
@@ -143,7 +150,9 @@ package struct TarWriter {
     static func record(_ key: String, _ value: [UInt8]) -> [UInt8] {
         let rest = Array(" \(key)=".utf8) + value + [UInt8(ascii: "\n")]
         var length = rest.count
-        while rest.count + String(length).utf8.count != length { length = rest.count + String(length).utf8.count }
+        while rest.count + String(length).utf8.count != length {
+            length = rest.count + String(length).utf8.count
+        }
         return Array(String(length).utf8) + rest
     }
 

@@ -51,7 +51,9 @@ package struct TreeComparison {
         }
     }
 
-    private func names(_ stack: LayerStack, _ directory: LayerStack.Object) throws(FileError) -> [LayerStack.Object] {
+    private func names(_ stack: LayerStack, _ directory: LayerStack.Object) throws(FileError) -> [LayerStack
+        .Object]
+    {
         rawLayers ? try stack.listRaw(directory) : try stack.list(directory)
     }
 
@@ -60,7 +62,8 @@ package struct TreeComparison {
     }
 
     private func each(
-        _ stack: LayerStack, _ object: LayerStack.Object, _ kind: TreeChange.Kind, _ report: (TreeChange) -> Void
+        _ stack: LayerStack, _ object: LayerStack.Object, _ kind: TreeChange.Kind,
+        _ report: (TreeChange) -> Void
     ) throws(FileError) {
         report(TreeChange(kind: kind, path: object.path))
         guard object.status.kind == .directory else { return }

@@ -37,7 +37,8 @@ struct Metadata {
 
 /// Attributes that belong to the machine or to another tool, and mean nothing, or harm, in an image.
 private let droppedAttributes: Set<String> = [
-    "security.selinux", "security.ima", "security.evm", "user.containers.override_stat", "user.rootlesscontainers",
+    "security.selinux", "security.ima", "security.evm", "user.containers.override_stat",
+    "user.rootlesscontainers",
     "system.nfs4_acl", "security.SMACK64",
 ]
 
@@ -82,7 +83,8 @@ extension TreeWriter {
         }
         // The name was made a moment ago in a directory that only this process can enter, and it is no link.
         if !isLink, wasGiven || metadata.permissions & (0o7000 | mask) != 0,
-            fchmodat(parent, name, metadata.permissions, 0) != 0 {
+            fchmodat(parent, name, metadata.permissions, 0) != 0
+        {
             throw LayerError(FileError.last("chmod", ""), entry: path.description)
         }
         var times = TreeWriter.times(metadata.modified)
@@ -106,7 +108,9 @@ extension TreeWriter {
                 throw LayerError(FileError.last("open", ""), entry: path.description)
             }
             let handle = OwnedFD(fd)
-            let inode = try filing(path.description) { () throws(FileError) in try status(of: handle.raw).inode }
+            let inode = try filing(path.description) { () throws(FileError) in
+                try status(of: handle.raw).inode
+            }
             guard inode == record.inode else { continue }
             try finishFile(handle.raw, record.metadata, createdWith: 0o700, path)
         }
@@ -114,7 +118,9 @@ extension TreeWriter {
         // A later entry may have taken the place of a whiteout.
         var left: [LayerPath] = []
         for path in whiteouts {
-            let there = try filing(path.description) { () throws(FileError) in try status(of: path.cString, at: root) }
+            let there = try filing(path.description) { () throws(FileError) in
+                try status(of: path.cString, at: root)
+            }
             if there?.isWhiteout == true { left.append(path) }
         }
         whiteouts = left
@@ -136,18 +142,25 @@ extension TreeWriter {
         _ metadata: Metadata, _ path: LayerPath, _ change: (UInt32, UInt32) -> Int32
     ) throws(LayerError) -> Bool {
         if options.squashesOwners {
-            if metadata.uid != geteuid() || metadata.gid != getegid() { note(\.squashedOwners, "owner", path) }
+            if metadata.uid != geteuid() || metadata.gid != getegid() {
+                note(\.squashedOwners, "owner", path)
+            }
             return false
         }
-        guard let uid = options.uidMapping.host(metadata.uid), let gid = options.gidMapping.host(metadata.gid) else {
-            let id = options.uidMapping.host(metadata.uid) == nil ? "user \(metadata.uid)" : "group \(metadata.gid)"
+        guard let uid = options.uidMapping.host(metadata.uid), let gid = options.gidMapping.host(metadata.gid)
+        else {
+            let id =
+                options.uidMapping.host(metadata.uid) == nil
+                ? "user \(metadata.uid)" : "group \(metadata.gid)"
             throw LayerError(
                 .refused, "'\(path)' belongs to the \(id) of the image, which is outside the id map",
                 hint: "make the map larger: --uid-map 0:100000:65536 --gid-map 0:100000:65536")
         }
         // What this process makes is its own; a parent with the set-group-id bit does not exist until the end.
         if uid == geteuid() && gid == getegid() { return false }
-        guard change(uid, gid) == 0 else { throw LayerError(FileError.last("chown", ""), entry: path.description) }
+        guard change(uid, gid) == 0 else {
+            throw LayerError(FileError.last("chown", ""), entry: path.description)
+        }
         return true
     }
 

@@ -64,7 +64,9 @@ extension TreeWriter {
             guard links <= 40 else { throw .refused(path.bytes, "more than 40 links on the way") }
             if target.first == UInt8(ascii: "/") { current = .root }
             pending += target.split(separator: UInt8(ascii: "/")).reversed().map { Array($0) }
-            guard pending.count <= LayerPath.maximumLength else { throw .refused(path.bytes, "the links on the way are too long") }
+            guard pending.count <= LayerPath.maximumLength else {
+                throw .refused(path.bytes, "the links on the way are too long")
+            }
         }
         return current
     }
@@ -130,7 +132,9 @@ extension TreeWriter {
             }
         }
         try filing(path.description) { () throws(FileError) in
-            guard mkdirat(root, path.cString, 0o700) == 0 else { throw FileError.last("mkdir", path.description) }
+            guard mkdirat(root, path.cString, 0o700) == 0 else {
+                throw FileError.last("mkdir", path.description)
+            }
             if let info = try status(of: path.cString, at: root) {
                 directories[path] = DirectoryRecord(inode: info.inode, metadata: metadata)
                 if tracksInodes { touched.insert(info.inode) }
@@ -152,7 +156,9 @@ extension TreeWriter {
                 try status(of: cString(target.name), at: handle.raw)
             }
             if let info, !info.isWhiteout {
-                guard info.kind != .directory else { throw .refused(entry.path.bytes, "a hard link to a directory") }
+                guard info.kind != .directory else {
+                    throw .refused(entry.path.bytes, "a hard link to a directory")
+                }
                 return handle
             }
             if info != nil { throw missing }
@@ -174,7 +180,9 @@ extension TreeWriter {
         let parent = try directory(object.path.parent)
         let name = cString(object.path.name)
         let path = object.path
-        let there = try filing(path.description) { () throws(FileError) in try status(of: name, at: parent.fd.raw) }
+        let there = try filing(path.description) { () throws(FileError) in
+            try status(of: name, at: parent.fd.raw)
+        }
         if there != nil { return }
         let metadata = try filing(path.description) { () throws(FileError) in
             Metadata(object.status, try below.attributes(object))
@@ -192,7 +200,8 @@ extension TreeWriter {
         }
         let copy = try filing(path.description) { () throws(FileError) in
             let source = try below.open(object)
-            let fd = ck_openat(parent.fd.raw, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
+            let fd = ck_openat(
+                parent.fd.raw, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
             guard fd >= 0 else { throw FileError.last("open", path.description) }
             let target = OwnedFD(fd)
             try copyContent(from: source.raw, to: target.raw, name: path.description)
@@ -210,7 +219,10 @@ package func copyContent(from source: Int32, to target: Int32, name: String) thr
         if count == 0 { return }
         if count < 0 {
             if Glibc.errno == EINTR { continue }
-            guard Glibc.errno == EXDEV || Glibc.errno == EINVAL || Glibc.errno == EOPNOTSUPP || Glibc.errno == ENOSYS else {
+            guard
+                Glibc.errno == EXDEV || Glibc.errno == EINVAL || Glibc.errno == EOPNOTSUPP
+                    || Glibc.errno == ENOSYS
+            else {
                 throw FileError.last("copy_file_range", name)
             }
             break

@@ -48,9 +48,12 @@ extension TreeWriter {
         }
         guard let parent = try realDirectory(path.parent) else { return }
         let name = cString(path.name)
-        let there = try filing(path.description) { () throws(FileError) in try status(of: name, at: parent.raw) }
+        let there = try filing(path.description) { () throws(FileError) in
+            try status(of: name, at: parent.raw)
+        }
         if there?.kind == .directory {
-            try filing(path.description) { () throws(FileError) in try overlay.setOpaque(name, at: parent.raw) }
+            try filing(path.description) { () throws(FileError) in try overlay.setOpaque(name, at: parent.raw)
+            }
         } else if there == nil {
             try makeWhiteout(name, parent.raw, path)
             whiteouts.append(path)
@@ -81,7 +84,9 @@ extension TreeWriter {
         let made = try directory(path)
         guard made.real == path else { return nil }
         fd = ck_openat2(root, path.cString, flags, 0, Resolve.noLinks)
-        guard fd >= 0 else { throw LayerError(FileError.last("openat2", path.description), entry: path.description) }
+        guard fd >= 0 else {
+            throw LayerError(FileError.last("openat2", path.description), entry: path.description)
+        }
         return OwnedFD(fd)
     }
 
@@ -120,11 +125,15 @@ extension TreeWriter {
         }
         for object in names {
             let name = object.path.cString
-            let there = try filing(object.path.description) { () throws(FileError) in try status(of: name, at: root) }
+            let there = try filing(object.path.description) { () throws(FileError) in
+                try status(of: name, at: root)
+            }
             if there == nil {
                 try makeWhiteout(name, root, object.path)
             } else if there?.kind == .directory {
-                try filing(object.path.description) { () throws(FileError) in try overlay.setOpaque(name, at: root) }
+                try filing(object.path.description) { () throws(FileError) in
+                    try overlay.setOpaque(name, at: root)
+                }
             }
         }
         hidesRoot = false
@@ -136,7 +145,9 @@ extension TreeWriter {
     private func touchWay(_ path: LayerPath) throws(LayerError) {
         var path = path
         while !path.isRoot {
-            let info = try filing(path.description) { () throws(FileError) in try status(of: path.cString, at: root) }
+            let info = try filing(path.description) { () throws(FileError) in
+                try status(of: path.cString, at: root)
+            }
             if let info { touched.insert(info.inode) }
             path = path.parent
         }

@@ -91,10 +91,12 @@ package final class TreeWriter {
     private func apply(_ entry: TarEntry, _ reader: TarReader) throws(LayerError) {
         if entry.path.isRoot {
             guard entry.kind == .directory else {
-                throw LayerError(.refused, "an entry would replace the root by something that is no directory")
+                throw LayerError(
+                    .refused, "an entry would replace the root by something that is no directory")
             }
             try filing("/") { () throws(FileError) in
-                directories[.root] = DirectoryRecord(inode: try status(of: root).inode, metadata: Metadata(entry))
+                directories[.root] = DirectoryRecord(
+                    inode: try status(of: root).inode, metadata: Metadata(entry))
             }
             return
         }
@@ -140,9 +142,12 @@ package final class TreeWriter {
             throw problem
         }
         if tracksInodes {
-            touched.insert(try filing(entry.path.description) { () throws(FileError) in try status(of: handle.raw).inode })
+            touched.insert(
+                try filing(entry.path.description) { () throws(FileError) in try status(of: handle.raw).inode
+                })
         }
-        try finishFile(handle.raw, Metadata(entry), createdWith: entry.permissions & 0o777 & ~mask, entry.path)
+        try finishFile(
+            handle.raw, Metadata(entry), createdWith: entry.permissions & 0o777 & ~mask, entry.path)
     }
 
     private func copyData(
@@ -191,7 +196,9 @@ package final class TreeWriter {
             let there = try filing(entry.path.description) { () throws(FileError) in
                 try status(of: name, at: parent.fd.raw)
             }
-            if there?.kind == .link, options.keepsDirectoryLinks, isMerged, leadsToDirectory(entry.path) { return }
+            if there?.kind == .link, options.keepsDirectoryLinks, isMerged, leadsToDirectory(entry.path) {
+                return
+            }
             if there?.kind == .directory {
                 noteDuplicate(there, entry)
             } else {
@@ -231,7 +238,9 @@ package final class TreeWriter {
         let parent = try self.parent(of: entry.path)
         let name = cString(entry.path.name)
         if case .characterDevice(0, 0) = entry.kind, !isMerged {
-            throw .refused(entry.path.bytes, "a character device 0:0 means 'deleted' to overlayfs; it must not come from an image")
+            throw .refused(
+                entry.path.bytes,
+                "a character device 0:0 means 'deleted' to overlayfs; it must not come from an image")
         }
         switch entry.kind {
         case .characterDevice, .blockDevice:
@@ -278,7 +287,8 @@ package final class TreeWriter {
             if linkat(source.raw, from, parent.fd.raw, name, 0) == 0 { break }
             guard attempt == 0, Glibc.errno == EEXIST else {
                 throw LayerError(
-                    .malformed, "'\(entry.path)': cannot link to '\(targetPath)': \(String(cString: strerror(Glibc.errno)))",
+                    .malformed,
+                    "'\(entry.path)': cannot link to '\(targetPath)': \(String(cString: strerror(Glibc.errno)))",
                     hint: "the layer links to something that no earlier entry made; the image is damaged")
             }
             let same = try filing(entry.path.description) { () throws(FileError) in

@@ -14,8 +14,10 @@ package struct IDRange: Sendable, Equatable {
     /// Reads `container:host:count`.
     package init(parsing text: String) throws(LayerError) {
         let parts = text.split(separator: ":", omittingEmptySubsequences: false).map { UInt32($0) }
-        guard parts.count == 3, let container = parts[0], let host = parts[1], let count = parts[2], count > 0,
-            !container.addingReportingOverflow(count - 1).overflow, !host.addingReportingOverflow(count - 1).overflow
+        guard parts.count == 3, let container = parts[0], let host = parts[1], let count = parts[2],
+            count > 0,
+            !container.addingReportingOverflow(count - 1).overflow,
+            !host.addingReportingOverflow(count - 1).overflow
         else {
             throw LayerError(
                 .refused, "'\(printable(text))' is no id map: the form is CONTAINER:HOST:COUNT",
@@ -89,10 +91,17 @@ package struct UnpackReport: Sendable, Equatable {
             count == 0 ? nil : "\(count) \(what)" + (examples[key].map { " (the first: '\($0)')" } ?? "")
         }
         return [
-            line(duplicates, "entries for a path that an earlier entry of the same layer had; the last one counts", "duplicate"),
+            line(
+                duplicates,
+                "entries for a path that an earlier entry of the same layer had; the last one counts",
+                "duplicate"),
             line(skippedDevices, "device nodes were left out: making them takes root", "device"),
-            line(squashedOwners, "files belong to you instead of the owner in the image: changing that takes root", "owner"),
-            line(skippedAttributes, "extended attributes could not be kept on this file system or without root", "attribute"),
+            line(
+                squashedOwners,
+                "files belong to you instead of the owner in the image: changing that takes root", "owner"),
+            line(
+                skippedAttributes,
+                "extended attributes could not be kept on this file system or without root", "attribute"),
         ].compactMap { $0 }
     }
 }

@@ -10,7 +10,9 @@ package final class ZstdWriter {
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 16)
 
     package init(sink: @escaping (UnsafeRawBufferPointer) throws(FileError) -> Void) throws(LayerError) {
-        guard let context = ZSTD_createCCtx() else { throw LayerError(.system, "zstd cannot start: out of memory") }
+        guard let context = ZSTD_createCCtx() else {
+            throw LayerError(.system, "zstd cannot start: out of memory")
+        }
         self.context = context
         self.sink = sink
         ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, 3)

@@ -13,7 +13,9 @@ package struct ContainerSpec: Sendable, Equatable {
         package var type: String
         package var soft: UInt64
         package var hard: UInt64
-        package init(type: String, soft: UInt64, hard: UInt64) { (self.type, self.soft, self.hard) = (type, soft, hard) }
+        package init(type: String, soft: UInt64, hard: UInt64) {
+            (self.type, self.soft, self.hard) = (type, soft, hard)
+        }
     }
 
     package struct Process: Sendable, Equatable {
@@ -74,15 +76,17 @@ extension ContainerSpec {
         ]
         if !hostname.isEmpty { members.append(("hostname", .string(hostname))) }
         if !domainname.isEmpty { members.append(("domainname", .string(domainname))) }
-        members.append((
-            "mounts",
-            .array(mounts.map { mount in
-                [
-                    "destination": .string(mount.destination), "type": .string(mount.type),
-                    "source": .string(mount.source), "options": strings(mount.options),
-                ]
-            })
-        ))
+        members.append(
+            (
+                "mounts",
+                .array(
+                    mounts.map { mount in
+                        [
+                            "destination": .string(mount.destination), "type": .string(mount.type),
+                            "source": .string(mount.source), "options": strings(mount.options),
+                        ]
+                    })
+            ))
         if !annotations.isEmpty {
             members.append(("annotations", .object(annotations.map { ($0.key, .string($0.value)) })))
         }
@@ -128,12 +132,15 @@ extension ContainerSpec {
 extension ContainerSpec.Process {
     var json: JSON {
         func strings(_ list: [String]) -> JSON { .array(list.map { .string($0) }) }
-        var user: [(key: String, value: JSON)] = [("uid", .integer(self.user.uid)), ("gid", .integer(self.user.gid))]
+        var user: [(key: String, value: JSON)] = [
+            ("uid", .integer(self.user.uid)), ("gid", .integer(self.user.gid)),
+        ]
         if !self.user.additionalGids.isEmpty {
             user.append(("additionalGids", .array(self.user.additionalGids.map { .integer($0) })))
         }
         var members: [(key: String, value: JSON)] = [
-            ("terminal", .bool(terminal)), ("user", .object(user)), ("args", strings(args)), ("env", strings(env)),
+            ("terminal", .bool(terminal)), ("user", .object(user)), ("args", strings(args)),
+            ("env", strings(env)),
             ("cwd", .string(cwd)),
             (
                 "capabilities",
@@ -144,12 +151,17 @@ extension ContainerSpec.Process {
             ),
         ]
         if !limits.isEmpty {
-            members.append((
-                "rlimits",
-                .array(limits.map { limit in
-                    ["type": .string(limit.type), "hard": .integer(limit.hard), "soft": .integer(limit.soft)]
-                })
-            ))
+            members.append(
+                (
+                    "rlimits",
+                    .array(
+                        limits.map { limit in
+                            [
+                                "type": .string(limit.type), "hard": .integer(limit.hard),
+                                "soft": .integer(limit.soft),
+                            ]
+                        })
+                ))
         }
         members.append(("noNewPrivileges", .bool(noNewPrivileges)))
         return .object(members)
@@ -166,11 +178,15 @@ extension ContainerSpec.Process {
         terminal = json["terminal"]?.bool ?? false
         user.uid = try number(json["user"]?["uid"])
         user.gid = try number(json["user"]?["gid"])
-        for item in json["user"]?["additionalGids"]?.array ?? [] { user.additionalGids.append(try number(item)) }
+        for item in json["user"]?["additionalGids"]?.array ?? [] {
+            user.additionalGids.append(try number(item))
+        }
         args = (json["args"]?.array ?? []).compactMap(\.string)
         env = (json["env"]?.array ?? []).compactMap(\.string)
         cwd = json["cwd"]?.string ?? "/"
-        guard cwd.hasPrefix("/") else { throw OCIError(.document, "process.cwd in config.json is not absolute") }
+        guard cwd.hasPrefix("/") else {
+            throw OCIError(.document, "process.cwd in config.json is not absolute")
+        }
         capabilities = (json["capabilities"]?["bounding"]?.array ?? []).compactMap(\.string)
         for item in json["rlimits"]?.array ?? [] {
             guard let type = item["type"]?.string, let soft = item["soft"].flatMap(ContainerSpec.unsigned),

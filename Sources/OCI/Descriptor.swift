@@ -18,12 +18,15 @@ package enum MediaType {
     package static func compression(ofLayer type: String) -> LayerCompression? {
         switch type {
         case layer, "application/vnd.docker.image.rootfs.diff.tar",
-            "application/vnd.oci.image.layer.nondistributable.v1.tar": LayerCompression.none
+            "application/vnd.oci.image.layer.nondistributable.v1.tar":
+            LayerCompression.none
         case layer + "+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip",
             "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": .gzip
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip":
+            .gzip
         case layer + "+zstd", "application/vnd.docker.image.rootfs.diff.tar.zstd",
-            "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": .zstd
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd":
+            .zstd
         default: nil
         }
     }
@@ -84,7 +87,8 @@ package struct Descriptor: Sendable, Equatable {
 
     package var json: JSON {
         var members: [(key: String, value: JSON)] = [
-            ("mediaType", .string(mediaType)), ("digest", .string(digest.description)), ("size", .integer(size)),
+            ("mediaType", .string(mediaType)), ("digest", .string(digest.description)),
+            ("size", .integer(size)),
         ]
         if let platform {
             var parts: [(key: String, value: JSON)] = [

@@ -25,11 +25,13 @@ package struct Digest: Hashable, Sendable, CustomStringConvertible {
     package init(parsing text: String) throws(OCIError) {
         let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
         guard parts.count == 2 else {
-            throw OCIError(.digest, "'\(printable(text))' is no digest: the form is sha256:<64 hexadecimal digits>")
+            throw OCIError(
+                .digest, "'\(printable(text))' is no digest: the form is sha256:<64 hexadecimal digits>")
         }
         guard let algorithm = Algorithm(rawValue: String(parts[0])) else {
             throw OCIError(
-                .digest, "the digest '\(printable(text))' uses an unknown algorithm; sha256 and sha512 are known")
+                .digest,
+                "the digest '\(printable(text))' uses an unknown algorithm; sha256 and sha512 are known")
         }
         guard Digest.isHash(parts[1], of: algorithm) else {
             let rule = "\(algorithm.rawValue) takes \(algorithm.length * 2) digits of 0-9a-f"

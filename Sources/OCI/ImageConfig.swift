@@ -69,10 +69,11 @@ package struct ImageConfig: Sendable {
         if let variant = platform.variant { members.append(("variant", .string(variant))) }
         members.append(("os", .string(platform.os)))
         members.append(("config", config.json))
-        members.append((
-            "rootfs",
-            ["type": "layers", "diff_ids": .array(diffIDs.map { .string($0.description) })]
-        ))
+        members.append(
+            (
+                "rootfs",
+                ["type": "layers", "diff_ids": .array(diffIDs.map { .string($0.description) })]
+            ))
         members.append(("history", .array(history.map(\.json))))
         return JSON.object(members).serialized()
     }
@@ -88,7 +89,8 @@ extension ImageConfig.Execution {
             var result: [String] = []
             for item in items {
                 guard let text = item.string, !text.utf8.contains(0) else {
-                    throw OCIError(.document, "'\(key)' of the image configuration has an item that is no text")
+                    throw OCIError(
+                        .document, "'\(key)' of the image configuration has an item that is no text")
                 }
                 result.append(text)
             }

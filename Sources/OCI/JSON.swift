@@ -117,7 +117,8 @@ extension JSON {
     }
 
     private static func writeList<Item>(
-        _ items: [Item], _ opening: String, _ closing: String, _ text: inout [UInt8], _ indent: Int?, _ level: Int,
+        _ items: [Item], _ opening: String, _ closing: String, _ text: inout [UInt8], _ indent: Int?,
+        _ level: Int,
         body: (Item, inout [UInt8]) -> Void
     ) {
         text += opening.utf8

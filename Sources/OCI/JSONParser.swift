@@ -165,7 +165,8 @@ private struct JSONParser {
     mutating func fourDigits() throws(OCIError) -> UInt32 {
         guard position + 4 <= text.count,
             let digits = String(validating: text[position..<position + 4], as: UTF8.self),
-            digits.utf8.allSatisfy({ isDigit($0) || (0x41...0x46).contains($0) || (0x61...0x66).contains($0) }),
+            digits.utf8.allSatisfy({ isDigit($0) || (0x41...0x46).contains($0) || (0x61...0x66).contains($0) }
+            ),
             let value = UInt32(digits, radix: 16)
         else { throw failure("four hexadecimal digits are expected") }
         position += 4

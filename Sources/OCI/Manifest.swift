@@ -23,7 +23,8 @@ package enum ImageDocument: Sendable {
         }
         let isBoth = json["manifests"] != nil && (json["layers"] != nil || json["config"] != nil)
         guard !isBoth, json["fsLayers"] == nil else {
-            throw OCIError(.mediaType, "the document claims to be a manifest and an index at once (CVE-2021-41190)")
+            throw OCIError(
+                .mediaType, "the document claims to be a manifest and an index at once (CVE-2021-41190)")
         }
         if MediaType.isManifest(mediaType) {
             self = .manifest(try Manifest(json: json))
@@ -53,10 +54,15 @@ package struct Manifest: Sendable {
         self.config = try Descriptor(json: config, place: "the manifest's config")
         guard MediaType.isConfig(self.config.mediaType) else {
             throw OCIError(
-                .mediaType, "the config has the media type '\(self.config.mediaType)': this is no container image")
+                .mediaType,
+                "the config has the media type '\(self.config.mediaType)': this is no container image")
         }
-        guard let layers = json["layers"]?.array else { throw OCIError(.document, "the manifest has no layers") }
-        guard layers.count <= 4096 else { throw OCIError(.document, "the manifest has more than 4096 layers") }
+        guard let layers = json["layers"]?.array else {
+            throw OCIError(.document, "the manifest has no layers")
+        }
+        guard layers.count <= 4096 else {
+            throw OCIError(.document, "the manifest has more than 4096 layers")
+        }
         var list: [Descriptor] = []
         for (index, layer) in layers.enumerated() {
             let descriptor = try Descriptor(json: layer, place: "layer \(index)")
@@ -92,7 +98,9 @@ package struct ImageIndex: Sendable {
     }
 
     package init(json: JSON) throws(OCIError) {
-        guard let items = json["manifests"]?.array else { throw OCIError(.document, "the index has no manifests") }
+        guard let items = json["manifests"]?.array else {
+            throw OCIError(.document, "the index has no manifests")
+        }
         var list: [Descriptor] = []
         for (number, item) in items.enumerated() {
             list.append(try Descriptor(json: item, place: "entry \(number) of the index"))
@@ -107,7 +115,8 @@ package struct ImageIndex: Sendable {
             throw OCIError(.mediaType, "index.json has the media type '\(type)'")
         }
         guard json["layers"] == nil, json["config"] == nil else {
-            throw OCIError(.mediaType, "index.json claims to be a manifest and an index at once (CVE-2021-41190)")
+            throw OCIError(
+                .mediaType, "index.json claims to be a manifest and an index at once (CVE-2021-41190)")
         }
         try self.init(json: json)
     }

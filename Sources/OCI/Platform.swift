@@ -15,7 +15,8 @@ package struct Platform: Hashable, Sendable, CustomStringConvertible {
     /// Reads `os/architecture[/variant]`, or the architecture alone.
     package init(parsing text: String) throws(OCIError) {
         let parts = text.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
-        guard (1...3).contains(parts.count), parts.allSatisfy({ !$0.isEmpty && $0.utf8.allSatisfy(Platform.isPart) })
+        guard (1...3).contains(parts.count),
+            parts.allSatisfy({ !$0.isEmpty && $0.utf8.allSatisfy(Platform.isPart) })
         else {
             throw OCIError(
                 .platform, "'\(printable(text))' is no platform: the form is os/architecture[/variant]",
@@ -44,13 +45,13 @@ package struct Platform: Hashable, Sendable, CustomStringConvertible {
     /// The platform of this program.
     package static var host: Platform {
         #if arch(x86_64)
-        Platform(os: "linux", architecture: "amd64")
+            Platform(os: "linux", architecture: "amd64")
         #elseif arch(arm64)
-        Platform(os: "linux", architecture: "arm64", variant: "v8")
+            Platform(os: "linux", architecture: "arm64", variant: "v8")
         #elseif arch(riscv64)
-        Platform(os: "linux", architecture: "riscv64")
+            Platform(os: "linux", architecture: "riscv64")
         #else
-        Platform(os: "linux", architecture: "unknown")
+            Platform(os: "linux", architecture: "unknown")
         #endif
     }
 

@@ -40,8 +40,11 @@ package struct Reference: Hashable, Sendable, CustomStringConvertible {
         tag = written ?? (digest == nil ? "latest" : nil)
         (domain, path) = Reference.split(rest)
         guard Reference.isDomain(domain) else { throw failure("'\(printable(domain))' is no host name") }
-        guard domain.utf8.count + path.utf8.count <= 255 else { throw failure("it is longer than 255 characters") }
-        guard path.split(separator: "/", omittingEmptySubsequences: false).allSatisfy(Reference.isPathPart) else {
+        guard domain.utf8.count + path.utf8.count <= 255 else {
+            throw failure("it is longer than 255 characters")
+        }
+        guard path.split(separator: "/", omittingEmptySubsequences: false).allSatisfy(Reference.isPathPart)
+        else {
             throw failure("a path has parts of a-z 0-9, joined by '.', '_', '__' or '-'")
         }
     }
@@ -54,7 +57,9 @@ package struct Reference: Hashable, Sendable, CustomStringConvertible {
     /// The short form without tag and digest.
     package var name: String {
         if domain != Reference.defaultDomain { return "\(domain)/\(path)" }
-        if path.hasPrefix(Reference.officialPrefix) { return String(path.dropFirst(Reference.officialPrefix.count)) }
+        if path.hasPrefix(Reference.officialPrefix) {
+            return String(path.dropFirst(Reference.officialPrefix.count))
+        }
         return path
     }
 
@@ -74,7 +79,9 @@ package struct Reference: Hashable, Sendable, CustomStringConvertible {
     private static func split(_ text: Substring) -> (String, String) {
         if let slash = text.firstIndex(of: "/") {
             let first = text[..<slash]
-            if first.contains(".") || first.contains(":") || first == "localhost" || first.contains(where: \.isUppercase) {
+            if first.contains(".") || first.contains(":") || first == "localhost"
+                || first.contains(where: \.isUppercase)
+            {
                 return (String(first), String(text[text.index(after: slash)...]))
             }
             return (defaultDomain, String(text))
@@ -85,7 +92,8 @@ package struct Reference: Hashable, Sendable, CustomStringConvertible {
     /// Whether a text could be a tag.
     package static func isTag(_ text: some StringProtocol) -> Bool {
         guard let first = text.utf8.first, text.utf8.count <= 128 else { return false }
-        return isWord(first) && text.utf8.allSatisfy { isWord($0) || $0 == UInt8(ascii: ".") || $0 == UInt8(ascii: "-") }
+        return isWord(first)
+            && text.utf8.allSatisfy { isWord($0) || $0 == UInt8(ascii: ".") || $0 == UInt8(ascii: "-") }
     }
 
     private static func isWord(_ byte: UInt8) -> Bool {
@@ -105,7 +113,8 @@ package struct Reference: Hashable, Sendable, CustomStringConvertible {
             && parts[0].split(separator: ".", omittingEmptySubsequences: false).allSatisfy { label in
                 guard let first = label.utf8.first, let last = label.utf8.last else { return false }
                 func isEnd(_ byte: UInt8) -> Bool { isLowerOrDigit(byte) || (0x41...0x5a).contains(byte) }
-                return isEnd(first) && isEnd(last) && label.utf8.allSatisfy { isEnd($0) || $0 == UInt8(ascii: "-") }
+                return isEnd(first) && isEnd(last)
+                    && label.utf8.allSatisfy { isEnd($0) || $0 == UInt8(ascii: "-") }
             }
     }
 
@@ -139,7 +148,8 @@ package enum ImageName: Sendable, CustomStringConvertible {
         if text.hasPrefix("sha256:") || text.hasPrefix("sha512:") {
             let hex = text.dropFirst(7)
             if hex.utf8.count >= 6, hex.utf8.count < 64, ImageName.isHex(hex),
-                let name = try? Reference(parsing: String(hex)) {
+                let name = try? Reference(parsing: String(hex))
+            {
                 self = .prefix(String(hex), name)
             } else {
                 self = .digest(try Digest(parsing: text))
@@ -151,7 +161,9 @@ package enum ImageName: Sendable, CustomStringConvertible {
             return
         }
         let reference = try Reference(parsing: text)
-        self = text.utf8.count >= 6 && ImageName.isHex(text[...]) ? .prefix(text, reference) : .reference(reference)
+        self =
+            text.utf8.count >= 6 && ImageName.isHex(text[...])
+            ? .prefix(text, reference) : .reference(reference)
     }
 
     package var description: String {

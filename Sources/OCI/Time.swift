@@ -17,7 +17,9 @@ package func rfc3339(_ seconds: Int64) -> String? {
 package func parseRFC3339(_ text: String) -> Int64? {
     let bytes = Array(text.utf8)
     func number(_ range: Range<Int>) -> Int64? {
-        guard range.upperBound <= bytes.count, bytes[range].allSatisfy({ (0x30...0x39).contains($0) }) else { return nil }
+        guard range.upperBound <= bytes.count, bytes[range].allSatisfy({ (0x30...0x39).contains($0) }) else {
+            return nil
+        }
         return bytes[range].reduce(0) { $0 * 10 + Int64($1 - 0x30) }
     }
     guard bytes.count >= 20, let year = number(0..<4), let month = number(5..<7), let day = number(8..<10),
@@ -31,7 +33,9 @@ package func parseRFC3339(_ text: String) -> Int64? {
     case UInt8(ascii: "Z"), UInt8(ascii: "z"): break
     case UInt8(ascii: "+"), UInt8(ascii: "-"):
         let start = rest.startIndex
-        guard let hours = number(start + 1..<start + 3), let minutes = number(start + 4..<start + 6) else { return nil }
+        guard let hours = number(start + 1..<start + 3), let minutes = number(start + 4..<start + 6) else {
+            return nil
+        }
         offset = (hours * 3600 + minutes * 60) * (rest.first == UInt8(ascii: "-") ? -1 : 1)
     default: return nil
     }

@@ -47,7 +47,6 @@ package final class Attachment {
     /// Waits for the process, and gives its exit code: its own, or 128 and the number of the signal that ended it.
     package func run(pid: Int32, pidfd: Int32, terminal: Int32) -> Int32 {
         if terminal >= 0 {
-            ck_copy_window_size(0, terminal)
             _ = ck_fcntl_int(terminal, F_SETFL, O_RDWR | O_NONBLOCK)
         }
         var isTerminalOpen = terminal >= 0
@@ -58,12 +57,16 @@ package final class Attachment {
                 pollfd(
                     fd: isTerminalOpen ? terminal : -1,
                     events: Int16(POLLIN) | (keys.isEmpty ? 0 : Int16(POLLOUT)), revents: 0),
-                pollfd(fd: isTerminalOpen && readsKeys && keys.isEmpty ? 0 : -1, events: Int16(POLLIN), revents: 0),
+                pollfd(
+                    fd: isTerminalOpen && readsKeys && keys.isEmpty ? 0 : -1, events: Int16(POLLIN),
+                    revents: 0),
             ]
             guard poll(&polled, 4, -1) >= 0 || Glibc.errno == EINTR else { break }
             if polled[1].revents != 0 { passSignals(to: pidfd, terminal: terminal) }
             if polled[3].revents != 0 { readKeys() }
-            if polled[2].revents & Int16(POLLOUT) != 0 || !keys.isEmpty && isTerminalOpen { sendKeys(to: terminal) }
+            if polled[2].revents & Int16(POLLOUT) != 0 || !keys.isEmpty && isTerminalOpen {
+                sendKeys(to: terminal)
+            }
             if polled[2].revents & Int16(POLLIN | POLLHUP | POLLERR) != 0 { isTerminalOpen = show(terminal) }
             if polled[0].revents != 0 { break }
         }

@@ -62,7 +62,8 @@ package final class ContainerDirectory {
             }
         } catch { throw RuntimeError(error, "the container's name") }
         throw RuntimeError(
-            "the name '\(name)' is in use by another container", hint: "remove that one with: imgbox rm \(name)")
+            "the name '\(name)' is in use by another container",
+            hint: "remove that one with: imgbox rm \(name)")
     }
 
     package func write(_ record: ContainerRecord) throws(RuntimeError) {
@@ -102,7 +103,8 @@ package final class ContainerDirectory {
             for entry in try entries(of: containers.raw) {
                 let id = String(decoding: entry.bytes, as: UTF8.self)
                 // It may go away between the listing and the look.
-                guard id != names, let bytes = try? readFile("\(id)/state.json", at: containers.raw, limit: 16 << 20),
+                guard id != names,
+                    let bytes = try? readFile("\(id)/state.json", at: containers.raw, limit: 16 << 20),
                     let record = ContainerRecord(parsing: bytes)
                 else { continue }
                 result.append(record)
@@ -118,7 +120,8 @@ package final class ContainerDirectory {
             let fd = try open(id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: containers.raw)
             guard try tryExclusiveLock(fd.raw, name: id) else { return nil }
             return ContainerDirectory(
-                id: id, fd: fd, containers: containers, path: store.path.appending("containers").appending(id).string)
+                id: id, fd: fd, containers: containers,
+                path: store.path.appending("containers").appending(id).string)
         } catch { throw RuntimeError(error, "the container \(id.prefix(12))") }
     }
 
@@ -141,7 +144,9 @@ package final class ContainerDirectory {
         let record = (try? readFile("state.json", at: fd.raw)).flatMap { ContainerRecord(parsing: $0) }
         guard var record else { return try remove(name: "") }
         guard record.status != .exited else { return }
-        if record.pid > 0, ContainerDirectory.startTime(of: record.pid) == record.startTime { kill(record.pid, SIGKILL) }
+        if record.pid > 0, ContainerDirectory.startTime(of: record.pid) == record.startTime {
+            kill(record.pid, SIGKILL)
+        }
         if record.isRemovedOnExit { return try remove(name: record.name) }
         record.status = .exited
         record.exitCode = 137
@@ -165,7 +170,8 @@ extension ContainerDirectory {
         if let exact = all.first(where: { $0.name == word || $0.id == word }) { return exact }
         let found = all.filter { !word.isEmpty && $0.id.hasPrefix(word) }
         guard found.count <= 1 else {
-            throw RuntimeError("'\(printable(word))' is the beginning of \(found.count) ids", hint: "give more digits")
+            throw RuntimeError(
+                "'\(printable(word))' is the beginning of \(found.count) ids", hint: "give more digits")
         }
         guard let one = found.first else {
             throw RuntimeError("no container '\(printable(word))'", hint: "see all with: imgbox ps -a")
@@ -177,7 +183,9 @@ extension ContainerDirectory {
     package static func remove(_ record: ContainerRecord, in store: Store, force: Bool) throws(RuntimeError) {
         if let directory = try take(record.id, in: store) { return try directory.remove(name: record.name) }
         guard force else {
-            throw RuntimeError("the container '\(record.name)' is running", hint: "end it first, or use: imgbox rm -f \(record.name)")
+            throw RuntimeError(
+                "the container '\(record.name)' is running",
+                hint: "end it first, or use: imgbox rm -f \(record.name)")
         }
         if record.pid > 0, startTime(of: record.pid) == record.startTime { kill(record.pid, SIGKILL) }
         // Its owner sees it end and lets go of the lock, and with --rm removes it himself.
@@ -185,7 +193,9 @@ extension ContainerDirectory {
             usleep(10_000)
             let there = (try? status(of: "containers/\(record.id)", at: store.root)) ?? nil
             guard there != nil else { return }
-            if let directory = try? take(record.id, in: store) { return try directory.remove(name: record.name) }
+            if let directory = try? take(record.id, in: store) {
+                return try directory.remove(name: record.name)
+            }
         }
         throw RuntimeError("the container '\(record.name)' does not end")
     }

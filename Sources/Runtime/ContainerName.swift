@@ -18,13 +18,17 @@ package enum ContainerName {
     }
 
     private static let qualities = [
-        "amber", "brisk", "calm", "clear", "deft", "eager", "fair", "fleet", "gentle", "glad", "hardy", "keen", "light",
-        "lively", "mellow", "neat", "noble", "plain", "quiet", "ready", "solid", "spry", "steady", "still", "swift",
+        "amber", "brisk", "calm", "clear", "deft", "eager", "fair", "fleet", "gentle", "glad", "hardy",
+        "keen", "light",
+        "lively", "mellow", "neat", "noble", "plain", "quiet", "ready", "solid", "spry", "steady", "still",
+        "swift",
         "tidy", "trim", "vivid", "warm", "witty",
     ]
     private static let things = [
-        "anchor", "barge", "beam", "bolt", "brig", "buoy", "canvas", "cargo", "crane", "crate", "deck", "dock", "ferry",
-        "harbor", "hatch", "hull", "jetty", "keel", "knot", "ladder", "mast", "oar", "pallet", "pier", "quay", "raft",
+        "anchor", "barge", "beam", "bolt", "brig", "buoy", "canvas", "cargo", "crane", "crate", "deck",
+        "dock", "ferry",
+        "harbor", "hatch", "hull", "jetty", "keel", "knot", "ladder", "mast", "oar", "pallet", "pier", "quay",
+        "raft",
         "rudder", "sail", "tug", "winch",
     ]
 

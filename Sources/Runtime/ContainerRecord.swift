@@ -26,7 +26,9 @@ package struct ContainerRecord: Sendable {
         layers: [String], labels: [(key: String, value: String)]
     ) {
         (self.id, self.name, self.image, self.command) = (id, name, image, command)
-        (self.created, self.isRemovedOnExit, self.layers, self.labels) = (created, isRemovedOnExit, layers, labels)
+        (self.created, self.isRemovedOnExit, self.layers, self.labels) = (
+            created, isRemovedOnExit, layers, labels
+        )
     }
 
     package var json: JSON {
@@ -41,15 +43,19 @@ package struct ContainerRecord: Sendable {
     }
 
     package init?(parsing bytes: [UInt8]) {
-        guard let json = try? JSON(parsing: bytes), let id = json["id"]?.string, let name = json["name"]?.string,
-            let status = json["status"]?.string.flatMap(Status.init(rawValue:)), let created = json["created"]?.integer
+        guard let json = try? JSON(parsing: bytes), let id = json["id"]?.string,
+            let name = json["name"]?.string,
+            let status = json["status"]?.string.flatMap(Status.init(rawValue:)),
+            let created = json["created"]?.integer
         else { return nil }
         self.init(
             id: id, name: name, image: json["image"]?.string ?? "",
             command: (json["command"]?.array ?? []).compactMap(\.string), created: created,
             isRemovedOnExit: json["removeOnExit"]?.bool ?? false,
             layers: (json["layers"]?.array ?? []).compactMap(\.string),
-            labels: (json["labels"]?.object ?? []).compactMap { member in member.value.string.map { (member.key, $0) } })
+            labels: (json["labels"]?.object ?? []).compactMap { member in
+                member.value.string.map { (member.key, $0) }
+            })
         self.status = status
         pid = Int32(clamping: json["pid"]?.integer ?? 0)
         startTime = UInt64(clamping: json["startTime"]?.integer ?? 0)

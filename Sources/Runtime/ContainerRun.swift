@@ -71,7 +71,8 @@ package struct ContainerRun {
         let root: RootSource =
             switch source {
             case .directory(let directory): .directory(directory)
-            case .image: .overlay(layers: layers, upper: "\(path)/upper", work: "\(path)/work", place: "\(path)/root")
+            case .image:
+                .overlay(layers: layers, upper: "\(path)/upper", work: "\(path)/work", place: "\(path)/root")
             }
         return try Planner.plan(spec, HostFacts.probe(), root: root, options: planOptions)
     }
@@ -95,7 +96,8 @@ package struct ContainerRun {
             try directory.makeDirectory("work", mode: 0o700)
             try directory.makeDirectory("root", mode: 0o700)
             var record = ContainerRecord(
-                id: directory.id, name: name, image: imageName, command: spec.process.args, created: Int64(time(nil)),
+                id: directory.id, name: name, image: imageName, command: spec.process.args,
+                created: Int64(time(nil)),
                 isRemovedOnExit: options.isRemoved, layers: layers, labels: options.labels)
             try directory.create("state.json", content: record.json.serialized())
             content = nil

@@ -18,7 +18,9 @@ package enum GeneratedFiles {
             if options.mounts.contains(where: { $0.destination == destination }) { continue }
             try directory.create(name, content: Array(content.utf8))
             mounts.append(
-                .init(destination, type: "bind", source: "\(directory.path)/\(name)", options: ["bind", "imgbox.file"]))
+                .init(
+                    destination, type: "bind", source: "\(directory.path)/\(name)",
+                    options: ["bind", "imgbox.file"]))
         }
         return mounts
     }

@@ -32,7 +32,9 @@ package enum Planner {
         var steps: [LaunchPlan.Step] = [.clone(namespaces), .dieWithParent, .privateMounts]
         switch root {
         case .overlay(let layers, let upper, let work, let place):
-            guard !layers.isEmpty else { throw RuntimeError("the image has no layers, so there is nothing to run") }
+            guard !layers.isEmpty else {
+                throw RuntimeError("the image has no layers, so there is nothing to run")
+            }
             steps.append(.overlayRoot(layers: layers, upper: upper, work: work, at: place))
         case .directory(let path): steps.append(.bindRoot(source: path))
         }
@@ -73,13 +75,16 @@ package enum Planner {
         if let chosen = options.rootSwitch { return chosen }
         guard facts.rootIsInitial else { return .pivot }
         notes.append(
-            "the host's root is the kernel's initial file system, which pivot_root cannot leave: using chroot instead")
+            "the host's root is the kernel's initial file system, which pivot_root cannot leave: using chroot instead"
+        )
         return .chroot
     }
 
     // MARK: - Mounts
 
-    private static func mounts(_ spec: ContainerSpec, _ facts: HostFacts) throws(RuntimeError) -> [LaunchPlan.Step] {
+    private static func mounts(_ spec: ContainerSpec, _ facts: HostFacts) throws(RuntimeError) -> [LaunchPlan
+        .Step]
+    {
         var steps: [LaunchPlan.Step] = []
         for mount in spec.mounts {
             guard mount.destination.hasPrefix("/") else {
@@ -97,7 +102,9 @@ package enum Planner {
             if mount.type == "cgroup2", !facts.hasCgroup2 { continue }
             steps.append(.mount(type: mount.type, at: mount.destination, options: data, flags: flags))
             if mount.destination == "/dev", mount.type == "tmpfs" {
-                steps += [.deviceNodes(LaunchPlan.DeviceNode.standard), .deviceLinks(LaunchPlan.Link.standard)]
+                steps += [
+                    .deviceNodes(LaunchPlan.DeviceNode.standard), .deviceLinks(LaunchPlan.Link.standard),
+                ]
             }
         }
         return steps
@@ -120,7 +127,8 @@ package enum Planner {
             case "exec": flags.remove(.noExec)
             case "bind", "rbind", "imgbox.file", "private", "rprivate", "relatime", "newinstance": break
             default:
-                let parts = option.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+                let parts = option.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(
+                    String.init)
                 data.append(LaunchPlan.Option(parts[0], parts.count > 1 ? parts[1] : ""))
             }
         }
@@ -163,7 +171,8 @@ package enum Planner {
         // A user without privileges who cannot gain any has no use for the list at all.
         let isPlainUser = process.user.uid != 0 && process.noNewPrivileges
         let keep = isPlainUser ? 0 : wanted & facts.bounding
-        steps.append(.boundingSet(keep: keep, last: (UInt64.bitWidth - facts.bounding.leadingZeroBitCount - 1)))
+        steps.append(
+            .boundingSet(keep: keep, last: (UInt64.bitWidth - facts.bounding.leadingZeroBitCount - 1)))
         if process.noNewPrivileges { steps.append(.noNewPrivileges) }
         steps.append(
             .user(.init(uid: process.user.uid, gid: process.user.gid, groups: process.user.additionalGids)))
@@ -176,7 +185,9 @@ package enum Planner {
                 hint: "name one after the image: imgbox run IMAGE /bin/sh")
         }
         steps.append(
-            .exec(candidates: candidates(command, process.env), arguments: process.args, environment: process.env))
+            .exec(
+                candidates: candidates(command, process.env), arguments: process.args,
+                environment: process.env))
         return steps
     }
 
@@ -194,8 +205,10 @@ package enum Planner {
 
     /// RLIMIT_* by their names (asm-generic/resource.h).
     static let resources: [String: Int32] = [
-        "RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5,
+        "RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4,
+        "RLIMIT_RSS": 5,
         "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10,
-        "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
+        "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14,
+        "RLIMIT_RTTIME": 15,
     ]
 }

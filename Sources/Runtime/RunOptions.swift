@@ -109,14 +109,16 @@ package enum SpecBuilder {
         let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]
         for (key, _) in spec.sysctl {
             let isPlain = key.utf8.allSatisfy {
-                (0x30...0x39).contains($0) || (0x41...0x5a).contains($0) || (0x61...0x7a).contains($0) || "._-".utf8.contains($0)
+                (0x30...0x39).contains($0) || (0x41...0x5a).contains($0) || (0x61...0x7a).contains($0)
+                    || "._-".utf8.contains($0)
             }
             guard isPlain, !key.contains(".."), !key.hasPrefix(".") else {
                 throw RuntimeError("'\(printable(key))' is no name of a kernel setting")
             }
             if key.hasPrefix("net.") {
                 guard spec.namespaces.contains("network") else {
-                    throw RuntimeError("--sysctl \(key) would change the host: the container shares its network")
+                    throw RuntimeError(
+                        "--sysctl \(key) would change the host: the container shares its network")
                 }
             } else if !ipc.contains(where: key.hasPrefix) {
                 throw RuntimeError(

@@ -8,7 +8,9 @@ extension ContainerSpec {
         spec.namespaces = ["mount", "uts", "ipc", "pid", "network", "cgroup", "time"]
         spec.mounts = [
             Mount("/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"]),
-            Mount("/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            Mount(
+                "/dev", type: "tmpfs", source: "tmpfs",
+                options: ["nosuid", "strictatime", "mode=755", "size=65536k"]),
             Mount(
                 "/dev/pts", type: "devpts", source: "devpts",
                 options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
@@ -17,7 +19,9 @@ extension ContainerSpec {
                 options: ["nosuid", "noexec", "nodev", "mode=1777", "size=\(shmSize)"]),
             Mount("/dev/mqueue", type: "mqueue", source: "mqueue", options: ["nosuid", "noexec", "nodev"]),
             Mount("/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", "ro"]),
-            Mount("/sys/fs/cgroup", type: "cgroup2", source: "cgroup", options: ["nosuid", "noexec", "nodev", "ro"]),
+            Mount(
+                "/sys/fs/cgroup", type: "cgroup2", source: "cgroup",
+                options: ["nosuid", "noexec", "nodev", "ro"]),
         ]
         spec.process.capabilities = Capability.containerDefault.map(\.description)
         spec.maskedPaths = standardMasks
@@ -28,7 +32,8 @@ extension ContainerSpec {
     /// moby's list of what tells about the host's kernel or reaches its firmware.
     private static let standardMasks = [
         "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-        "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+        "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+        "/sys/devices/virtual/powercap",
         "/sys/firmware",
     ]
 

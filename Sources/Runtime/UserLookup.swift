@@ -31,7 +31,9 @@ package struct UserLookup {
 
     package init(passwd: [UInt8], group: [UInt8]) {
         accounts = UserLookup.lines(passwd).compactMap { fields in
-            guard fields.count >= 6, let uid = UInt32(fields[2]), let gid = UInt32(fields[3]) else { return nil }
+            guard fields.count >= 6, let uid = UInt32(fields[2]), let gid = UInt32(fields[3]) else {
+                return nil
+            }
             return Account(name: fields[0], uid: uid, gid: gid, home: fields[5])
         }
         groups = UserLookup.lines(group).compactMap { fields in
@@ -43,7 +45,9 @@ package struct UserLookup {
     /// Reads the files of an image; what is missing is empty.
     package init(_ tree: LayerStack) throws(RuntimeError) {
         do throws(FileError) {
-            self.init(passwd: try UserLookup.read("etc/passwd", tree), group: try UserLookup.read("etc/group", tree))
+            self.init(
+                passwd: try UserLookup.read("etc/passwd", tree), group: try UserLookup.read("etc/group", tree)
+            )
         } catch {
             throw RuntimeError(error, "the users of the image")
         }
@@ -66,7 +70,8 @@ package struct UserLookup {
     /// Reads `user[:group]`, each a name or a number, as docker's --user. Strictly: what follows a number must not be
     /// ignored (CVE-2026-30892).
     package func resolve(_ text: String) throws(RuntimeError) -> ResolvedUser {
-        let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+        let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(
+            String.init)
         var result = ResolvedUser()
         let wanted = parts.first.map { $0.isEmpty ? "0" : $0 } ?? "0"
         let account: Account?
@@ -78,13 +83,15 @@ package struct UserLookup {
             result.user.uid = found.uid
         } else {
             throw RuntimeError(
-                "the image has no user '\(printable(wanted))'", hint: "give a number, or a name of its /etc/passwd")
+                "the image has no user '\(printable(wanted))'",
+                hint: "give a number, or a name of its /etc/passwd")
         }
         result.user.gid = account?.gid ?? 0
         result.home = account?.home.hasPrefix("/") == true ? account?.home ?? "/" : "/"
         guard parts.count == 2, !parts[1].isEmpty else {
             if let account {
-                let own = groups.filter { $0.members.contains(account.name) && $0.gid != account.gid }.map(\.gid)
+                let own = groups.filter { $0.members.contains(account.name) && $0.gid != account.gid }.map(
+                    \.gid)
                 result.user.additionalGids = Array(Set(own)).sorted()
             }
             return result
@@ -95,7 +102,8 @@ package struct UserLookup {
             result.user.gid = group.gid
         } else {
             throw RuntimeError(
-                "the image has no group '\(printable(parts[1]))'", hint: "give a number, or a name of its /etc/group")
+                "the image has no group '\(printable(parts[1]))'",
+                hint: "give a number, or a name of its /etc/group")
         }
         return result
     }

@@ -41,9 +41,12 @@ extension Store {
     private func checkMarker(_ repair: Bool, _ problems: inout [StoreProblem]) throws(StoreError) {
         let bytes = (try? readFile("oci-layout", at: root, limit: 4096)) ?? []
         guard bytes != Store.layoutFile else { return }
-        var problem = StoreProblem(object: "oci-layout", message: "the file is missing or damaged", remedy: "write it anew")
+        var problem = StoreProblem(
+            object: "oci-layout", message: "the file is missing or damaged", remedy: "write it anew")
         if repair {
-            try filing { () throws(FileError) in try replaceFile("oci-layout", at: root, with: Store.layoutFile) }
+            try filing { () throws(FileError) in
+                try replaceFile("oci-layout", at: root, with: Store.layoutFile)
+            }
             problem.isRepaired = true
         }
         problems.append(problem)
@@ -57,10 +60,13 @@ extension Store {
         func lose(_ message: String) {
             problems.append(
                 StoreProblem(
-                    object: "image \(name)", message: message, remedy: StoreProblem.lostImage, isRepaired: repair))
+                    object: "image \(name)", message: message, remedy: StoreProblem.lostImage,
+                    isRepaired: repair))
         }
         let manifests: [(descriptor: Descriptor, manifest: Manifest)]
-        do throws(StoreError) { manifests = try self.manifests(of: descriptor) } catch { return lose(error.message) }
+        do throws(StoreError) { manifests = try self.manifests(of: descriptor) } catch {
+            return lose(error.message)
+        }
         for (_, manifest) in manifests {
             let config: ImageConfig
             do throws(StoreError) { config = try self.config(manifest) } catch { return lose(error.message) }
@@ -78,7 +84,9 @@ extension Store {
     private func checkBlob(_ layer: Descriptor, deep: Bool) throws(StoreError) -> String? {
         let fd = try openBlob(layer.digest)
         let size = try filing { () throws(FileError) in try status(of: fd.raw).size }
-        guard size == layer.size else { return "the blob \(layer.digest) has \(size) bytes instead of \(layer.size)" }
+        guard size == layer.size else {
+            return "the blob \(layer.digest) has \(size) bytes instead of \(layer.size)"
+        }
         guard deep else { return nil }
         let (digest, _) = try filing { () throws(FileError) in try hashFile(fd.raw, layer.digest.algorithm) }
         return digest == layer.digest ? nil : "the blob \(layer.digest) has the digest \(digest)"
@@ -109,7 +117,9 @@ extension Store {
             if repair {
                 try filing { () throws(FileError) in
                     try rename(Store.layerPath(key) + "/tree", at: root, to: "old", at: staging.fd.raw)
-                    try rename("layer-0-\(number)/tree", at: staging.fd.raw, to: Store.layerPath(key) + "/tree", at: root)
+                    try rename(
+                        "layer-0-\(number)/tree", at: staging.fd.raw, to: Store.layerPath(key) + "/tree",
+                        at: root)
                     try removeTree("old", at: staging.fd.raw)
                 }
                 problem.isRepaired = true

@@ -76,7 +76,9 @@ extension Store {
         try filing { () throws(FileError) in
             for entry in try entries(of: root) {
                 let name = String(decoding: entry.bytes, as: UTF8.self)
-                if name.hasPrefix("."), name.hasSuffix(".new") { try unlink(name, at: root, missingIsFine: true) }
+                if name.hasPrefix("."), name.hasSuffix(".new") {
+                    try unlink(name, at: root, missingIsFine: true)
+                }
             }
         }
     }
@@ -125,7 +127,9 @@ extension Store {
 
     private func mark(_ descriptor: Descriptor, _ reachable: inout Reachable, depth: Int) throws(StoreError) {
         guard depth < 4, reachable.blobs.insert(descriptor.digest).inserted else { return }
-        guard MediaType.isIndex(descriptor.mediaType) || MediaType.isManifest(descriptor.mediaType) else { return }
+        guard MediaType.isIndex(descriptor.mediaType) || MediaType.isManifest(descriptor.mediaType) else {
+            return
+        }
         // What cannot be read keeps what it may need: gc must not turn damage into loss.
         guard try hasBlob(descriptor.digest) else { return }
         let bytes = try self.document(descriptor, limit: maximumManifestSize)
@@ -158,7 +162,9 @@ extension Store {
             if !isWanted { sums[key, default: (0, 0, 0)].reclaimable += size }
         }
         var parts: [StoreUsage.Part] = []
-        for (title, key) in [("Blobs", "blobs"), ("Layers", "layers"), ("Containers", "containers"), ("Staging", "staging")] {
+        for (title, key) in [
+            ("Blobs", "blobs"), ("Layers", "layers"), ("Containers", "containers"), ("Staging", "staging"),
+        ] {
             let all = try filing { () throws(FileError) in try diskUsage(of: key, at: root) }
             let count = try names(in: key).filter { !$0.hasPrefix(".") }.count
             let sum = sums[key] ?? (key == "blobs" ? 0 : count, 0, 0)
@@ -166,7 +172,8 @@ extension Store {
         }
         let whole = try filing { () throws(FileError) in try diskUsage(of: ".", at: root) }
         let rest = whole - parts.reduce(0) { $0 + $1.size }
-        parts.append(.init(name: "Index and lock", count: try index().manifests.count, size: rest, reclaimable: 0))
+        parts.append(
+            .init(name: "Index and lock", count: try index().manifests.count, size: rest, reclaimable: 0))
         return StoreUsage(parts: parts)
     }
 

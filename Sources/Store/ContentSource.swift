@@ -31,8 +31,10 @@ extension ContentSource {
         guard length != size, (1...512).contains(length) else { return fd }
         let text = try filing { () throws(FileError) in try readAll(fd.raw, limit: 512, name: path) }
         if text.starts(with: "../".utf8), !text.contains(where: { $0 <= 0x20 || $0 >= 0x7f }),
-            let target = joinPath(path.utf8.split(separator: UInt8(ascii: "/")).dropLast().map { Array($0) }, text),
-            let file = try open(target) {
+            let target = joinPath(
+                path.utf8.split(separator: UInt8(ascii: "/")).dropLast().map { Array($0) }, text),
+            let file = try open(target)
+        {
             return file
         }
         lseek(fd.raw, 0, SEEK_SET)
@@ -43,16 +45,20 @@ extension ContentSource {
     func document(_ descriptor: Descriptor, limit: Int) throws(StoreError) -> [UInt8]? {
         guard descriptor.size <= Int64(limit) else {
             throw StoreError(
-                .refused, "the document \(descriptor.digest) has \(descriptor.size) bytes; at most \(limit) are read")
+                .refused,
+                "the document \(descriptor.digest) has \(descriptor.size) bytes; at most \(limit) are read")
         }
-        guard let fd = try openBlob(Store.blobPath(descriptor.digest), size: descriptor.size) else { return nil }
+        guard let fd = try openBlob(Store.blobPath(descriptor.digest), size: descriptor.size) else {
+            return nil
+        }
         let bytes = try filing { () throws(FileError) in
             try readAll(fd.raw, limit: limit, name: descriptor.digest.description)
         }
         guard Int64(bytes.count) == descriptor.size else {
             throw StoreError(
                 .damaged,
-                "the blob \(descriptor.digest) has \(bytes.count) bytes, its descriptor says \(descriptor.size)")
+                "the blob \(descriptor.digest) has \(bytes.count) bytes, its descriptor says \(descriptor.size)"
+            )
         }
         let digest = Digest(of: bytes, descriptor.digest.algorithm)
         guard digest == descriptor.digest else {
@@ -112,7 +118,9 @@ struct SpooledArchive: ContentSource {
     private var entries: [String: Entry] = [:]
 
     /// Reads the whole archive.
-    init(_ fd: Int32, _ compression: Compression, maximumSize: Int64, into staging: Staging) throws(StoreError) {
+    init(_ fd: Int32, _ compression: Compression, maximumSize: Int64, into staging: Staging)
+        throws(StoreError)
+    {
         self.staging = staging
         do throws(LayerError) {
             let stream = try LayerStream(fd, LayerSource(compression: compression, maximumSize: maximumSize))
@@ -137,7 +145,9 @@ struct SpooledArchive: ContentSource {
             entries[name] = .link(String(decoding: try LayerPath(parsing: target).bytes, as: UTF8.self))
         case .symbolicLink(let target):
             // Old docker archives link a layer to the same layer of another image: ../<id>/layer.tar.
-            if let path = joinPath(entry.path.parent.parts.map { Array($0) }, target) { entries[name] = .link(path) }
+            if let path = joinPath(entry.path.parent.parts.map { Array($0) }, target) {
+                entries[name] = .link(path)
+            }
         default: break
         }
     }
@@ -148,7 +158,8 @@ struct SpooledArchive: ContentSource {
         let name = entry.path.description
         let file: OwnedFD
         do throws(FileError) {
-            file = try Files.open("member-\(number)", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644, at: staging.fd.raw)
+            file = try Files.open(
+                "member-\(number)", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644, at: staging.fd.raw)
         } catch { throw LayerError(error, entry: name) }
         while let piece = try reader.data() {
             guard piece.offset == hasher.count else {

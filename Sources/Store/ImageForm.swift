@@ -75,7 +75,8 @@ enum ImageForm: Equatable {
             case "blobs":
                 if parts.count == 3 { return isHash(parts[2]) }
             case "manifest.json" where parts.count == 1, "index.json" where parts.count == 1,
-                "repositories" where parts.count == 1: sawDocument = true
+                "repositories" where parts.count == 1:
+                sawDocument = true
             case .some(let first):
                 let stem = first.split(separator: ".").first.map(String.init) ?? ""
                 return isHash(stem)

@@ -123,7 +123,8 @@ struct ImageImporter {
         case .standardInput:
             guard isatty(0) == 0 else {
                 throw StoreError(
-                    .refused, "standard input is a terminal", hint: "pipe an image in: docker save IMAGE | imgbox pull-local - NAME")
+                    .refused, "standard input is a terminal",
+                    hint: "pipe an image in: docker save IMAGE | imgbox pull-local - NAME")
             }
             return try spoolStream(0, inputName)
         case .path(let path):
@@ -150,14 +151,18 @@ struct ImageImporter {
 
     private func detect(_ fd: Int32, _ name: String) throws(StoreError) -> ImageForm {
         let isDirectory = try filing(name) { () throws(FileError) in try status(of: fd).kind == .directory }
-        if isDirectory { return try filing(name) { () throws(FileError) in try ImageForm.sniffDirectory(fd) } }
+        if isDirectory {
+            return try filing(name) { () throws(FileError) in try ImageForm.sniffDirectory(fd) }
+        }
         return try ImageForm.sniffFile(fd, name: name)
     }
 
     // MARK: - Which images, under which names
 
     /// Applies `--ref` and the wished name.
-    private func select(_ candidates: [ImageCandidate], _ input: String) throws(StoreError) -> [ImageCandidate] {
+    private func select(_ candidates: [ImageCandidate], _ input: String) throws(StoreError)
+        -> [ImageCandidate]
+    {
         var chosen = candidates
         let names = candidates.map { $0.name?.description ?? "(no name)" }
         if let ref = request.ref {
@@ -185,7 +190,9 @@ struct ImageImporter {
 
     // MARK: - Staging
 
-    private mutating func stage(_ candidates: [ImageCandidate], from source: any ContentSource) throws(StoreError) {
+    private mutating func stage(_ candidates: [ImageCandidate], from source: any ContentSource)
+        throws(StoreError)
+    {
         guard !candidates.isEmpty else { throw StoreError(.notFound, "there is no image in the input") }
         let diffIDs = candidates.flatMap(\.images).flatMap(\.config.diffIDs)
         let locks = try LayerLocks(store, diffIDs)
@@ -230,7 +237,9 @@ struct ImageImporter {
                 LayerInput(
                     descriptor: descriptor,
                     source: LayerSource(
-                        compression: MediaType.compression(ofLayer: descriptor.mediaType).map { Compression($0) } ?? .none,
+                        compression: MediaType.compression(ofLayer: descriptor.mediaType).map {
+                            Compression($0)
+                        } ?? .none,
                         blob: (digest, descriptor.size), diffID: image.config.diffIDs[number],
                         maximumSize: request.options.maximumSize),
                     open: { () throws(StoreError) in
@@ -240,7 +249,8 @@ struct ImageImporter {
                         }
                     }))
         }
-        let unpacking = LayerUnpacking(store: store, staging: staging, options: request.options, progress: progress)
+        let unpacking = LayerUnpacking(
+            store: store, staging: staging, options: request.options, progress: progress)
         guard image.isUnpacked else {
             for input in inputs { try unpacking.verify(input) }
             return
@@ -263,10 +273,12 @@ struct ImageImporter {
         try filing("blob \(descriptor.digest)") { () throws(FileError) in
             let size = try status(of: input.raw).size
             guard size == descriptor.size else {
-                throw FileError("read (\(size) bytes, the descriptor says \(descriptor.size))", path, .invalidArgument)
+                throw FileError(
+                    "read (\(size) bytes, the descriptor says \(descriptor.size))", path, .invalidArgument)
             }
             let file = try open(
-                "blob-\(descriptor.digest.hex)", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644, at: staging.fd.raw)
+                "blob-\(descriptor.digest.hex)", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644, at: staging.fd.raw
+            )
             try copyContent(from: input.raw, to: file.raw, name: path)
         }
     }
@@ -298,7 +310,9 @@ extension Store {
     package func addToIndex(_ descriptor: Descriptor, name: Reference?) throws(StoreError) {
         try updateIndex { index throws(StoreError) in
             var entry = descriptor
-            entry.annotations.removeAll { $0.key == Descriptor.refName || $0.key == Descriptor.containerdName }
+            entry.annotations.removeAll {
+                $0.key == Descriptor.refName || $0.key == Descriptor.containerdName
+            }
             guard let name else {
                 if !index.manifests.contains(where: { $0.digest == descriptor.digest }) {
                     index.manifests.append(entry)
@@ -317,7 +331,9 @@ extension Store {
             index.manifests.append(entry)
             // The image that had the name stays, without one, until gc is asked to take such images.
             for var item in old where !index.manifests.contains(where: { $0.digest == item.digest }) {
-                item.annotations.removeAll { $0.key == Descriptor.refName || $0.key == Descriptor.containerdName }
+                item.annotations.removeAll {
+                    $0.key == Descriptor.refName || $0.key == Descriptor.containerdName
+                }
                 index.manifests.append(item)
             }
         }

@@ -8,19 +8,26 @@ extension ImageImporter {
         let words = "'\(printable(name))'"
         guard let marker = try source.read("oci-layout", limit: 4096),
             let indexBytes = try source.read("index.json", limit: Store.maximumIndexSize)
-        else { throw StoreError(.malformed, "\(words) is no OCI layout: oci-layout or index.json is missing") }
+        else {
+            throw StoreError(.malformed, "\(words) is no OCI layout: oci-layout or index.json is missing")
+        }
         let (version, index) = try parsing("\(words)") { () throws(OCIError) in
-            (try JSON(parsing: marker)["imageLayoutVersion"]?.string, try ImageIndex(parsingLayoutIndex: indexBytes))
+            (
+                try JSON(parsing: marker)["imageLayoutVersion"]?.string,
+                try ImageIndex(parsingLayoutIndex: indexBytes)
+            )
         }
         guard version?.hasPrefix("1.") == true else {
-            throw StoreError(.unsupported, "\(words) is an OCI layout of version \(version ?? "?"); version 1 is known")
+            throw StoreError(
+                .unsupported, "\(words) is an OCI layout of version \(version ?? "?"); version 1 is known")
         }
         var candidates: [ImageCandidate] = []
         for descriptor in index.manifests {
             guard MediaType.isIndex(descriptor.mediaType) || MediaType.isManifest(descriptor.mediaType) else {
                 if index.manifests.count == 1 {
                     throw StoreError(
-                        .unsupported, "\(words): the media type '\(printable(descriptor.mediaType))' is no image")
+                        .unsupported,
+                        "\(words): the media type '\(printable(descriptor.mediaType))' is no image")
                 }
                 continue
             }
@@ -38,8 +45,10 @@ extension ImageImporter {
             if !wanted.isEmpty { candidates = wanted }
         }
         for index in candidates.indices {
-            let words = "the image \(candidates[index].name?.description ?? candidates[index].root.digest.description)"
-            try collect(candidates[index].root, source, into: &candidates[index], words, isRoot: true, depth: 0)
+            let words =
+                "the image \(candidates[index].name?.description ?? candidates[index].root.digest.description)"
+            try collect(
+                candidates[index].root, source, into: &candidates[index], words, isRoot: true, depth: 0)
             try choosePlatform(&candidates[index], words)
         }
         return candidates
@@ -47,7 +56,8 @@ extension ImageImporter {
 
     /// Reads a manifest or index and what it leads to.
     private func collect(
-        _ descriptor: Descriptor, _ source: any ContentSource, into candidate: inout ImageCandidate, _ words: String,
+        _ descriptor: Descriptor, _ source: any ContentSource, into candidate: inout ImageCandidate,
+        _ words: String,
         isRoot: Bool, depth: Int
     ) throws(StoreError) {
         guard depth < 4 else { throw StoreError(.malformed, "\(words): indexes are nested deeper than 4") }
@@ -85,7 +95,8 @@ extension ImageImporter {
         guard config.diffIDs.count == manifest.layers.count else {
             throw StoreError(
                 .malformed,
-                "\(words) has \(manifest.layers.count) layers, its configuration \(config.diffIDs.count) diff IDs")
+                "\(words) has \(manifest.layers.count) layers, its configuration \(config.diffIDs.count) diff IDs"
+            )
         }
         let paths = manifest.layers.map { Store.blobPath($0.digest) }
         if !isRoot {
@@ -107,7 +118,8 @@ extension ImageImporter {
         let list = candidate.images.map(\.config.platform.description).joined(separator: ", ")
         guard !candidate.images.isEmpty, request.platform == nil else {
             throw StoreError(
-                .unsupported, "\(words) is for \(list.isEmpty ? "no platform that is complete" : list), not for \(wanted)",
+                .unsupported,
+                "\(words) is for \(list.isEmpty ? "no platform that is complete" : list), not for \(wanted)",
                 hint: candidate.images.first.map { "take it as it is: --platform \($0.config.platform)" })
         }
         throw StoreError(
@@ -118,12 +130,16 @@ extension ImageImporter {
     /// The name that a layout gives an image: containerd's full name first, then the reference name, which is a name or
     /// a tag only.
     static func name(of descriptor: Descriptor, input: String) -> Reference? {
-        if let full = descriptor.annotation(Descriptor.containerdName), let name = try? Reference(parsing: full) {
+        if let full = descriptor.annotation(Descriptor.containerdName),
+            let name = try? Reference(parsing: full)
+        {
             return name
         }
         guard let text = descriptor.annotation(Descriptor.refName) else { return nil }
         if text.contains(":") || text.contains("/") { return try? Reference(parsing: text) }
-        guard Reference.isTag(text), let base = repository(fromInput: input) else { return try? Reference(parsing: text) }
+        guard Reference.isTag(text), let base = repository(fromInput: input) else {
+            return try? Reference(parsing: text)
+        }
         return try? Reference(parsing: "\(base):\(text)")
     }
 
@@ -142,7 +158,9 @@ extension ImageImporter {
         let hasLayout = source.known("oci-layout") != nil && source.known("index.json") != nil
         let manifest = try source.read("manifest.json", limit: maximumManifestSize)
         // docker 25 and newer write both; the layout keeps the digest of the manifest.
-        if hasLayout, try isComplete(source) || manifest == nil { return try layoutCandidates(source, name: name) }
+        if hasLayout, try isComplete(source) || manifest == nil {
+            return try layoutCandidates(source, name: name)
+        }
         guard let manifest else {
             throw StoreError(
                 .malformed, "'\(printable(name))' is neither an OCI archive nor a docker archive",
@@ -155,7 +173,9 @@ extension ImageImporter {
         guard let bytes = try source.read("index.json", limit: Store.maximumIndexSize),
             let index = try? ImageIndex(parsingLayoutIndex: bytes)
         else { return false }
-        for descriptor in index.manifests where try source.open(Store.blobPath(descriptor.digest)) == nil { return false }
+        for descriptor in index.manifests where try source.open(Store.blobPath(descriptor.digest)) == nil {
+            return false
+        }
         return !index.manifests.isEmpty
     }
 
@@ -174,7 +194,9 @@ extension ImageImporter {
             }
             let paths = layers.compactMap(\.string)
             let candidate = try dockerCandidate(source, configPath, paths, words)
-            let tags = (item["RepoTags"]?.array ?? []).compactMap(\.string).compactMap { try? Reference(parsing: $0) }
+            let tags = (item["RepoTags"]?.array ?? []).compactMap(\.string).compactMap {
+                try? Reference(parsing: $0)
+            }
             if tags.isEmpty { candidates.append(candidate) }
             for tag in tags {
                 var named = candidate
@@ -192,15 +214,18 @@ extension ImageImporter {
             throw StoreError(.damaged, "\(words) lacks the configuration '\(printable(configPath))'")
         }
         // docker names the configuration by its digest; a name that says otherwise is a lie or damage.
-        let stem = configPath.split(separator: "/").last.map(String.init)?.split(separator: ".").first.map(String.init)
+        let stem = configPath.split(separator: "/").last.map(String.init)?.split(separator: ".").first.map(
+            String.init)
         let digest = Digest(of: bytes)
         if let stem, let promised = try? Digest(parsing: "sha256:\(stem)"), promised != digest {
-            throw StoreError(.damaged, "\(words): the configuration '\(printable(configPath))' has the digest \(digest)")
+            throw StoreError(
+                .damaged, "\(words): the configuration '\(printable(configPath))' has the digest \(digest)")
         }
         let config = try parsing(words) { () throws(OCIError) in try ImageConfig(parsing: bytes) }
         guard config.diffIDs.count == paths.count else {
             throw StoreError(
-                .malformed, "\(words) has \(paths.count) layers, its configuration \(config.diffIDs.count) diff IDs")
+                .malformed,
+                "\(words) has \(paths.count) layers, its configuration \(config.diffIDs.count) diff IDs")
         }
         var layers: [Descriptor] = []
         for path in paths {
@@ -216,12 +241,15 @@ extension ImageImporter {
             case .gzip: compression = .gzip
             case .zstd: compression = .zstd
             case .xz, .bzip2:
-                throw StoreError(.unsupported, "\(words): the layer '\(printable(path))' is compressed with xz or bzip2")
+                throw StoreError(
+                    .unsupported, "\(words): the layer '\(printable(path))' is compressed with xz or bzip2")
             }
-            layers.append(Descriptor(mediaType: compression.mediaType, digest: known.digest, size: known.size))
+            layers.append(
+                Descriptor(mediaType: compression.mediaType, digest: known.digest, size: known.size))
         }
         let manifest = Manifest(
-            config: Descriptor(mediaType: MediaType.config, digest: digest, size: Int64(bytes.count)), layers: layers)
+            config: Descriptor(mediaType: MediaType.config, digest: digest, size: Int64(bytes.count)),
+            layers: layers)
         let text = manifest.serialized()
         var candidate = ImageCandidate(
             root: Descriptor(

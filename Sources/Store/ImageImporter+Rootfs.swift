@@ -7,7 +7,9 @@ import SystemPackage
 extension ImageImporter {
     /// An image of one layer from the tar of a root file system. gzip, zstd and plain tar are kept byte for byte; xz
     /// and bzip2 have no media type in an image, and become zstd.
-    func rootfsCandidate(_ fd: Int32, _ compression: Compression, _ name: String) throws(StoreError) -> ImageCandidate {
+    func rootfsCandidate(_ fd: Int32, _ compression: Compression, _ name: String) throws(StoreError)
+        -> ImageCandidate
+    {
         let layer: LayerCompression =
             switch compression {
             case .none: .none
@@ -40,7 +42,8 @@ extension ImageImporter {
                 let raw = file.raw
                 let output: ZstdWriter
                 do throws(LayerError) {
-                    output = try ZstdWriter { bytes throws(FileError) in try write(raw, bytes, name: "layer") }
+                    output = try ZstdWriter { bytes throws(FileError) in try write(raw, bytes, name: "layer")
+                    }
                 } catch { throw FileError("zstd", "layer", .noMemory) }
                 var archiver = try TreeArchiver(root: directory) { bytes throws(FileError) in
                     try bytes.withUnsafeBytes { space in
@@ -66,7 +69,9 @@ extension ImageImporter {
             fd, LayerSource(compression: compression, maximumSize: request.options.maximumSize))
         do throws(LayerError) {
             try stream.forEach { bytes throws(LayerError) in
-                do throws(FileError) { try output.write(bytes) } catch { throw LayerError(error, entry: "layer") }
+                do throws(FileError) { try output.write(bytes) } catch {
+                    throw LayerError(error, entry: "layer")
+                }
             }
             _ = try stream.finish()
             do throws(FileError) { try output.finish() } catch { throw LayerError(error, entry: "layer") }
@@ -104,7 +109,8 @@ extension ImageImporter {
             throw LayerError(error, entry: "layer")
         }
         lseek(fd, 0, SEEK_SET)
-        let source = LayerSource(compression: Compression(compression), maximumSize: request.options.maximumSize)
+        let source = LayerSource(
+            compression: Compression(compression), maximumSize: request.options.maximumSize)
         let (summary, newest) = try survey(fd, source)
         let created = request.created ?? newest.flatMap(rfc3339)
         let layer = Descriptor(mediaType: compression.mediaType, digest: digest, size: size)
@@ -115,7 +121,8 @@ extension ImageImporter {
         let configBytes = config.serialized()
         let configDigest = Digest(of: configBytes)
         let manifest = Manifest(
-            config: Descriptor(mediaType: MediaType.config, digest: configDigest, size: Int64(configBytes.count)),
+            config: Descriptor(
+                mediaType: MediaType.config, digest: configDigest, size: Int64(configBytes.count)),
             layers: [layer])
         let text = manifest.serialized()
         var candidate = ImageCandidate(
@@ -123,7 +130,9 @@ extension ImageImporter {
                 mediaType: MediaType.manifest, digest: Digest(of: text), size: Int64(text.count),
                 platform: config.platform))
         candidate.documents = [(candidate.root.digest, text), (configDigest, configBytes)]
-        candidate.images = [.init(manifest: manifest, config: config, layerPaths: ["layer"], isUnpacked: true)]
+        candidate.images = [
+            .init(manifest: manifest, config: config, layerPaths: ["layer"], isUnpacked: true)
+        ]
         candidate.name = request.name
         return candidate
     }

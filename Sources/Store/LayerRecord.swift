@@ -16,7 +16,8 @@ package struct LayerRecord: Sendable {
 
     var json: JSON {
         [
-            "format": .integer(1), "diffID": .string(diffID.description), "chainID": .string(chainID.description),
+            "format": .integer(1), "diffID": .string(diffID.description),
+            "chainID": .string(chainID.description),
             "expandedSize": .integer(expandedSize), "selfContained": .bool(isSelfContained),
             "entries": .integer(entries),
         ]
@@ -32,7 +33,8 @@ package struct LayerRecord: Sendable {
 
     init(parsing bytes: [UInt8]) throws(StoreError) {
         let json = try parsing("layer.json") { () throws(OCIError) in try JSON(parsing: bytes) }
-        guard json["format"]?.integer == 1, let diff = json["diffID"]?.string, let chain = json["chainID"]?.string,
+        guard json["format"]?.integer == 1, let diff = json["diffID"]?.string,
+            let chain = json["chainID"]?.string,
             let size = json["expandedSize"]?.integer, let alone = json["selfContained"]?.bool,
             let entries = json["entries"]?.integer
         else { throw StoreError(.damaged, "layer.json is not as this program writes it") }

@@ -41,7 +41,8 @@ struct LayerUnpacking: Sendable {
     ) throws(StoreError) -> (staged: [StagedLayer], report: UnpackReport) {
         let attempts: [Attempt]
         do throws(LayerError) {
-            attempts = try parallelMap(inputs, width: max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))) { number, input in
+            attempts = try parallelMap(inputs, width: max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))) {
+                number, input in
                 do throws(StoreError) {
                     if try store.findLayer(diffIDs, number) != nil {
                         try verify(input)
@@ -107,7 +108,9 @@ struct LayerUnpacking: Sendable {
     func verify(_ input: LayerInput) throws(StoreError) {
         progress?(input.descriptor.digest, .verifying)
         let fd = try input.open()
-        do throws(LayerError) { _ = try applyLayer(fd.raw, input.source, to: nil, progress: reporter(input)) } catch {
+        do throws(LayerError) {
+            _ = try applyLayer(fd.raw, input.source, to: nil, progress: reporter(input))
+        } catch {
             throw StoreError(error, "layer \(input.descriptor.digest)")
         }
         progress?(input.descriptor.digest, .done)
@@ -133,9 +136,11 @@ struct LayerUnpacking: Sendable {
         }
         do throws(LayerError) {
             let stack: LayerStack?
-            do throws(FileError) { stack = try below.map { trees throws(FileError) in
-                try LayerStack(trees, form: store.overlayForm)
-            } } catch { throw LayerError(error, entry: "/") }
+            do throws(FileError) {
+                stack = try below.map { trees throws(FileError) in
+                    try LayerStack(trees, form: store.overlayForm)
+                }
+            } catch { throw LayerError(error, entry: "/") }
             let writer = try TreeWriter(
                 root: tree.raw, form: .overlay(store.overlayForm, below: stack, isBottom: number == 0),
                 options: options)
@@ -144,7 +149,8 @@ struct LayerUnpacking: Sendable {
             let record = LayerRecord(
                 diffID: summary.diffID, chainID: chainID(diffIDs[...number]) ?? summary.diffID,
                 expandedSize: summary.expandedSize,
-                isSelfContained: writer.isSelfContained && writer.whiteoutPaths.isEmpty, entries: writer.report.entries)
+                isSelfContained: writer.isSelfContained && writer.whiteoutPaths.isEmpty,
+                entries: writer.report.entries)
             let json = record.json.serialized()
             do throws(FileError) {
                 let file = try open(
@@ -202,12 +208,15 @@ extension Store {
     }
 
     /// The layers of an image as the store's own blobs give them.
-    func layerInputs(_ manifest: Manifest, _ config: ImageConfig, maximumSize: Int64 = LayerSource.defaultMaximumSize) -> [LayerInput] {
+    func layerInputs(
+        _ manifest: Manifest, _ config: ImageConfig, maximumSize: Int64 = LayerSource.defaultMaximumSize
+    ) -> [LayerInput] {
         zip(manifest.layers, config.diffIDs).map { descriptor, diffID in
             LayerInput(
                 descriptor: descriptor,
                 source: LayerSource(
-                    compression: MediaType.compression(ofLayer: descriptor.mediaType).map { Compression($0) } ?? .none,
+                    compression: MediaType.compression(ofLayer: descriptor.mediaType).map { Compression($0) }
+                        ?? .none,
                     blob: (descriptor.digest, descriptor.size), diffID: diffID, maximumSize: maximumSize),
                 open: { () throws(StoreError) in try self.openBlob(descriptor.digest) })
         }

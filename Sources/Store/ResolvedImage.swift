@@ -21,7 +21,9 @@ package struct ResolvedImage: Sendable {
 extension Store {
     /// The names of the descriptors in the index, the nameless ones among them.
     package func images() throws(StoreError) -> [(reference: Reference?, descriptor: Descriptor)] {
-        try index().manifests.map { ($0.annotation(Descriptor.refName).flatMap { try? Reference(parsing: $0) }, $0) }
+        try index().manifests.map {
+            ($0.annotation(Descriptor.refName).flatMap { try? Reference(parsing: $0) }, $0)
+        }
     }
 
     /// Finds what a name stands for: a reference, a digest of an index, manifest or configuration, or the beginning of
@@ -64,13 +66,16 @@ extension Store {
             }
             // People know an image by the digest of its configuration as well: docker's image ID.
             let members = (try? manifests(of: descriptor)) ?? []
-            if members.contains(where: { isWanted($0.descriptor.digest) || isWanted($0.manifest.config.digest) }) {
+            if members.contains(where: {
+                isWanted($0.descriptor.digest) || isWanted($0.manifest.config.digest)
+            }) {
                 found.append(descriptor)
             }
         }
         let digests = Set(found.map(\.digest))
         guard digests.count <= 1 else {
-            throw StoreError(.ambiguous, "'\(name)' is the beginning of \(digests.count) images", hint: "give more digits")
+            throw StoreError(
+                .ambiguous, "'\(name)' is the beginning of \(digests.count) images", hint: "give more digits")
         }
         guard !found.isEmpty else { throw notFound(name, all) }
         return found
@@ -112,25 +117,31 @@ extension Store {
         let name = try parsing("") { () throws(OCIError) in try ImageName(parsing: text) }
         let found = try find(name)
         guard let root = found.first else { throw StoreError(.notFound, "no image '\(text)'") }
-        let references = found.compactMap { $0.annotation(Descriptor.refName).flatMap { try? Reference(parsing: $0) } }
+        let references = found.compactMap {
+            $0.annotation(Descriptor.refName).flatMap { try? Reference(parsing: $0) }
+        }
         let candidates = try manifests(of: root)
         let wanted = platform ?? .host
         var known: [Platform] = []
         for (descriptor, manifest) in candidates {
             let config = try self.config(manifest)
             known.append(config.platform)
-            if case .digest(let digest) = name, digest == descriptor.digest || digest == manifest.config.digest {
+            if case .digest(let digest) = name,
+                digest == descriptor.digest || digest == manifest.config.digest
+            {
                 guard platform == nil || wanted.accepts(config.platform) else { continue }
             } else if !wanted.accepts(descriptor.platform ?? config.platform) {
                 continue
             }
             return ResolvedImage(
-                name: text, references: references, root: root, manifestDescriptor: descriptor, manifest: manifest,
+                name: text, references: references, root: root, manifestDescriptor: descriptor,
+                manifest: manifest,
                 config: config)
         }
         let list = known.map(\.description).joined(separator: ", ")
         throw StoreError(
-            .unsupported, "the image '\(printable(text))' is for \(list.isEmpty ? "no platform" : list), not for \(wanted)",
+            .unsupported,
+            "the image '\(printable(text))' is for \(list.isEmpty ? "no platform" : list), not for \(wanted)",
             hint: known.first.map { "use it as it is with --platform \($0)" })
     }
 
@@ -142,7 +153,8 @@ extension Store {
         guard config.diffIDs.count == manifest.layers.count else {
             throw StoreError(
                 .malformed,
-                "the image has \(manifest.layers.count) layers, its configuration \(config.diffIDs.count) diff IDs")
+                "the image has \(manifest.layers.count) layers, its configuration \(config.diffIDs.count) diff IDs"
+            )
         }
         return config
     }
@@ -153,7 +165,8 @@ extension Store {
         if let trees = try layerTreesIfPresent(image) { return trees }
         try unpackLayers(of: image)
         guard let trees = try layerTreesIfPresent(image) else {
-            throw StoreError(.damaged, "the layers of '\(image.name)' cannot be unpacked", hint: "imgbox fsck --deep")
+            throw StoreError(
+                .damaged, "the layers of '\(image.name)' cannot be unpacked", hint: "imgbox fsck --deep")
         }
         return trees
     }
@@ -170,7 +183,9 @@ extension Store {
 
 /// Whether a descriptor leads to an image document; artifacts and attestations do not run.
 func isImageDocument(_ descriptor: Descriptor) -> Bool {
-    guard MediaType.isIndex(descriptor.mediaType) || MediaType.isManifest(descriptor.mediaType) else { return false }
+    guard MediaType.isIndex(descriptor.mediaType) || MediaType.isManifest(descriptor.mediaType) else {
+        return false
+    }
     return descriptor.annotation("vnd.docker.reference.type") == nil
 }
 

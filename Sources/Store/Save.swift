@@ -17,8 +17,12 @@ extension Store {
     private func closure(_ roots: [Descriptor]) throws(StoreError) -> [Digest] {
         var seen: Set<Digest> = []
         func visit(_ descriptor: Descriptor, depth: Int) throws(StoreError) {
-            guard depth < 4, try hasBlob(descriptor.digest), seen.insert(descriptor.digest).inserted else { return }
-            guard MediaType.isIndex(descriptor.mediaType) || MediaType.isManifest(descriptor.mediaType) else { return }
+            guard depth < 4, try hasBlob(descriptor.digest), seen.insert(descriptor.digest).inserted else {
+                return
+            }
+            guard MediaType.isIndex(descriptor.mediaType) || MediaType.isManifest(descriptor.mediaType) else {
+                return
+            }
             let bytes = try document(descriptor, limit: maximumManifestSize)
             let document = try parsing("the manifest \(descriptor.digest)") { () throws(OCIError) in
                 try ImageDocument(parsing: bytes, mediaType: descriptor.mediaType)
@@ -49,7 +53,9 @@ extension Store {
         for directory in ["blobs"] + Set(blobs.map { "blobs/\($0.algorithm.rawValue)" }).sorted() {
             entries.append((directory, .directory))
         }
-        for entry in entries.sorted(by: { $0.path < $1.path }) { try add(entry.path, entry.content, to: writer, fd) }
+        for entry in entries.sorted(by: { $0.path < $1.path }) {
+            try add(entry.path, entry.content, to: writer, fd)
+        }
         try filing("the archive") { () throws(FileError) in try writer.finish() }
     }
 
@@ -59,9 +65,12 @@ extension Store {
         case blob(Digest)
     }
 
-    private func add(_ path: String, _ content: Content, to writer: TarWriter, _ fd: Int32) throws(StoreError) {
+    private func add(_ path: String, _ content: Content, to writer: TarWriter, _ fd: Int32) throws(StoreError)
+    {
         let name: LayerPath
-        do throws(LayerError) { name = try LayerPath(parsing: Array(path.utf8)) } catch { throw StoreError(error) }
+        do throws(LayerError) { name = try LayerPath(parsing: Array(path.utf8)) } catch {
+            throw StoreError(error)
+        }
         var entry = TarEntry(
             path: name, kind: .file, permissions: 0o644, uid: 0, gid: 0,
             modified: Timestamp(seconds: 0, nanoseconds: 0))
@@ -90,11 +99,14 @@ extension Store {
         let isNew = try filing { () throws(FileError) in
             let isNew = try makeDirectory(path.string)
             let there = try open(path.string, O_RDONLY | O_DIRECTORY)
-            guard try entries(of: there.raw).isEmpty else { throw FileError("open", path.string, .directoryNotEmpty) }
+            guard try entries(of: there.raw).isEmpty else {
+                throw FileError("open", path.string, .directoryNotEmpty)
+            }
             return isNew
         }
         do throws(StoreError) {
-            let directory = try filing { () throws(FileError) in try open(path.string, O_RDONLY | O_DIRECTORY) }
+            let directory = try filing { () throws(FileError) in try open(path.string, O_RDONLY | O_DIRECTORY)
+            }
             try writeLayout(images, into: directory.raw)
         } catch {
             try filing { () throws(FileError) in
@@ -139,12 +151,17 @@ extension Store {
             switch name {
             case .digest: break
             case .reference(let wanted), .prefix(_, let wanted):
-                if descriptor.annotation(Descriptor.refName) == wanted.tagged.description { reference = wanted.tagged }
+                if descriptor.annotation(Descriptor.refName) == wanted.tagged.description {
+                    reference = wanted.tagged
+                }
             }
             if reference == nil {
-                descriptor.annotations.removeAll { $0.key == Descriptor.refName || $0.key == Descriptor.containerdName }
+                descriptor.annotations.removeAll {
+                    $0.key == Descriptor.refName || $0.key == Descriptor.containerdName
+                }
             }
-            result.append(SavedImage(descriptor: descriptor, reference: reference, resolved: try? resolve(text)))
+            result.append(
+                SavedImage(descriptor: descriptor, reference: reference, resolved: try? resolve(text)))
         }
         return result
     }
@@ -155,7 +172,8 @@ extension Store {
         for image in images {
             guard let resolved = image.resolved else {
                 throw StoreError(
-                    .unsupported, "a docker archive holds images for one platform, and one is not for this machine",
+                    .unsupported,
+                    "a docker archive holds images for one platform, and one is not for this machine",
                     hint: "save it with --format oci-archive")
             }
             let tags: [JSON] = image.reference.map { [.string($0.description)] } ?? []

@@ -57,7 +57,8 @@ package struct Store: Sendable {
             let needsRight = error.errno == .permissionDenied || error.errno == .notPermitted
             throw StoreError(
                 .system, "\(words): \(error.message)",
-                hint: error.hint ?? (needsRight ? "choose a store of your own with --root DIR or IMGBOX_ROOT" : nil))
+                hint: error.hint
+                    ?? (needsRight ? "choose a store of your own with --root DIR or IMGBOX_ROOT" : nil))
         }
     }
 
@@ -74,7 +75,8 @@ package struct Store: Sendable {
             try replaceFile("oci-layout", at: root, with: layoutFile, durable: false)
         }
         if try status(of: "index.json", at: root) == nil {
-            let lock = try RangeLock(file: "lock", at: root, start: LockRange.index, mode: .exclusive, wait: true)
+            let lock = try RangeLock(
+                file: "lock", at: root, start: LockRange.index, mode: .exclusive, wait: true)
             if try status(of: "index.json", at: root) == nil {
                 try replaceFile("index.json", at: root, with: ImageIndex().serialized())
             }
@@ -126,14 +128,18 @@ package struct Store: Sendable {
     // MARK: - Blobs
 
     /// The path of a blob below the store.
-    package static func blobPath(_ digest: Digest) -> String { "blobs/\(digest.algorithm.rawValue)/\(digest.hex)" }
+    package static func blobPath(_ digest: Digest) -> String {
+        "blobs/\(digest.algorithm.rawValue)/\(digest.hex)"
+    }
 
     package func hasBlob(_ digest: Digest) throws(StoreError) -> Bool {
         try filing { () throws(FileError) in try status(of: Store.blobPath(digest), at: root) != nil }
     }
 
     package func openBlob(_ digest: Digest) throws(StoreError) -> OwnedFD {
-        do throws(FileError) { return try open(Store.blobPath(digest), O_RDONLY | O_NOFOLLOW, at: root) } catch {
+        do throws(FileError) {
+            return try open(Store.blobPath(digest), O_RDONLY | O_NOFOLLOW, at: root)
+        } catch {
             guard error.errno == .noSuchFileOrDirectory else { throw StoreError(error) }
             throw StoreError(
                 .damaged, "the store lacks the blob \(digest)",
@@ -147,7 +153,8 @@ package struct Store: Sendable {
         let bytes = try filing { () throws(FileError) in
             try readAll(fd.raw, limit: limit, name: descriptor.digest.description)
         }
-        guard Int64(bytes.count) == descriptor.size, Digest(of: bytes, descriptor.digest.algorithm) == descriptor.digest
+        guard Int64(bytes.count) == descriptor.size,
+            Digest(of: bytes, descriptor.digest.algorithm) == descriptor.digest
         else {
             throw StoreError(
                 .damaged, "the blob \(descriptor.digest) is damaged in the store",

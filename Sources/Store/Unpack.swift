@@ -8,7 +8,8 @@ extension Store {
     /// Writes the merged tree of an image into a directory that must be new or empty. On any error the directory is as
     /// it was: a new one is made under another name and renamed when it is whole, an empty one is emptied again.
     package func unpack(
-        _ image: ResolvedImage, to destination: FilePath, options: UnpackOptions, progress: ProgressHandler? = nil
+        _ image: ResolvedImage, to destination: FilePath, options: UnpackOptions,
+        progress: ProgressHandler? = nil
     ) throws(StoreError) -> UnpackReport {
         let content = try holdContent()
         defer { _ = content }
@@ -48,22 +49,27 @@ extension Store {
         let directory = try filing { () throws(FileError) in try open(path, O_RDONLY | O_DIRECTORY) }
         let isEmpty = try filing(path) { () throws(FileError) in try entries(of: directory.raw).isEmpty }
         guard isEmpty else {
-            throw StoreError(.refused, "'\(printable(path))' is not empty", hint: "give a new or an empty directory")
+            throw StoreError(
+                .refused, "'\(printable(path))' is not empty", hint: "give a new or an empty directory")
         }
         let before = try filing { () throws(FileError) in try status(of: directory.raw) }
         // While it is filled nobody else may look in: set-id programs are there before their owners are right.
         fchmod(directory.raw, 0o700)
         do throws(StoreError) {
-            return try unpackLayers(of: image, into: directory.raw, options, progress, permissions: before.permissions)
+            return try unpackLayers(
+                of: image, into: directory.raw, options, progress, permissions: before.permissions)
         } catch {
-            try filing(path) { () throws(FileError) in try removeContents(of: procPath(directory.raw) + "/.", at: currentDirectory) }
+            try filing(path) { () throws(FileError) in
+                try removeContents(of: procPath(directory.raw) + "/.", at: currentDirectory)
+            }
             fchmod(directory.raw, before.permissions)
             throw error
         }
     }
 
     private func unpackLayers(
-        of image: ResolvedImage, into directory: Int32, _ options: UnpackOptions, _ progress: ProgressHandler?,
+        of image: ResolvedImage, into directory: Int32, _ options: UnpackOptions,
+        _ progress: ProgressHandler?,
         permissions: UInt32 = 0o755
     ) throws(StoreError) -> UnpackReport {
         let inputs = layerInputs(image.manifest, image.config, maximumSize: options.maximumSize)

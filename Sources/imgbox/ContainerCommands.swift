@@ -27,14 +27,19 @@ struct PsCommand: ParsableCommand {
         let store = try self.store.open()
         try ContainerDirectory.sweep(store, limit: .max)
         let records = try ContainerDirectory.list(store).filter { all || $0.status == .running }
-        if quiet { return writeText(records.map { (noTrunc ? $0.id : String($0.id.prefix(12))) + "\n" }.joined(), to: 1) }
+        if quiet {
+            return writeText(
+                records.map { (noTrunc ? $0.id : String($0.id.prefix(12))) + "\n" }.joined(), to: 1)
+        }
         let now = Int64(time(nil))
         let rows = records.map { record in
             let command = printable(record.command.joined(separator: " "))
             return [
                 noTrunc ? record.id : String(record.id.prefix(12)), record.image,
-                noTrunc || command.count <= 30 ? command : command.prefix(29) + "…", age(rfc3339(record.created), now: now),
-                record.status == .exited ? "exited (\(record.exitCode))" : record.status.rawValue, record.name,
+                noTrunc || command.count <= 30 ? command : command.prefix(29) + "…",
+                age(rfc3339(record.created), now: now),
+                record.status == .exited ? "exited (\(record.exitCode))" : record.status.rawValue,
+                record.name,
             ]
         }
         printList(

@@ -34,7 +34,10 @@ struct ImagesCommand: ParsableCommand {
         var rows: [[String]] = []
         var json: [JSON] = []
         for (reference, descriptor) in try store.images() {
-            if let wanted, reference?.name != wanted.name || (name?.contains(":") == true && reference?.tag != wanted.tag) {
+            if let wanted,
+                reference?.name != wanted.name
+                    || (name?.contains(":") == true && reference?.tag != wanted.tag)
+            {
                 continue
             }
             let line = try describe(reference, descriptor, store)
@@ -44,7 +47,8 @@ struct ImagesCommand: ParsableCommand {
         if quiet {
             writeText(rows.map { $0[2] + "\n" }.joined(), to: 1)
         } else {
-            printList(format, header: ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], rows: rows, json: json)
+            printList(
+                format, header: ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], rows: rows, json: json)
         }
     }
 
@@ -52,7 +56,9 @@ struct ImagesCommand: ParsableCommand {
         _ reference: Reference?, _ descriptor: Descriptor, _ store: Store
     ) throws -> (row: [String], json: JSON) {
         let members = try store.manifests(of: descriptor)
-        let member = try members.first { try Platform.host.accepts(store.config($0.manifest).platform) } ?? members.first
+        let member =
+            try members.first { try Platform.host.accepts(store.config($0.manifest).platform) }
+            ?? members.first
         let config = try member.map { try store.config($0.manifest) }
         let size = member.map { member in member.manifest.layers.reduce(0) { $0 + $1.size } } ?? 0
         let id = member?.manifest.config.digest ?? descriptor.digest
@@ -63,9 +69,11 @@ struct ImagesCommand: ParsableCommand {
         let json: JSON = [
             "Id": .string(id.description), "Digest": .string(descriptor.digest.description),
             "Names": .array(reference.map { [.string($0.description)] } ?? []),
-            "Repository": reference.map { .string($0.name) } ?? .null, "Tag": reference?.tag.map { .string($0) } ?? .null,
+            "Repository": reference.map { .string($0.name) } ?? .null,
+            "Tag": reference?.tag.map { .string($0) } ?? .null,
             "Created": config?.created.map { .string($0) } ?? .null, "Size": .integer(size),
-            "Platforms": .array(try members.map { .string(try store.config($0.manifest).platform.description) }),
+            "Platforms": .array(
+                try members.map { .string(try store.config($0.manifest).platform.description) }),
         ]
         return (row, json)
     }
@@ -93,7 +101,9 @@ struct InspectCommand: ParsableCommand {
 
     private func document(_ image: ResolvedImage, _ store: Store) throws -> JSON {
         let names = image.references.map { JSON.string($0.description) }
-        let digests = Set(image.references.map(\.name)).sorted().map { JSON.string("\($0)@\(image.root.digest)") }
+        let digests = Set(image.references.map(\.name)).sorted().map {
+            JSON.string("\($0)@\(image.root.digest)")
+        }
         let layers = zip(image.manifest.layers, image.config.diffIDs).map { descriptor, diffID -> JSON in
             [
                 "Digest": .string(descriptor.digest.description), "DiffID": .string(diffID.description),
@@ -105,9 +115,11 @@ struct InspectCommand: ParsableCommand {
             "ManifestDigest": .string(image.manifestDigest.description), "RepoTags": .array(names),
             "RepoDigests": .array(digests), "Created": image.config.created.map { .string($0) } ?? .null,
             "Author": image.config.author.map { .string($0) } ?? .null,
-            "Architecture": .string(image.config.platform.architecture), "Os": .string(image.config.platform.os),
+            "Architecture": .string(image.config.platform.architecture),
+            "Os": .string(image.config.platform.os),
             "Variant": image.config.platform.variant.map { .string($0) } ?? .null,
-            "Size": .integer(image.manifest.layers.reduce(0) { $0 + $1.size }), "Config": image.config.config.json,
+            "Size": .integer(image.manifest.layers.reduce(0) { $0 + $1.size }),
+            "Config": image.config.config.json,
             "RootFS": [
                 "Type": "layers", "Layers": .array(image.config.diffIDs.map { .string($0.description) }),
             ],
@@ -148,7 +160,8 @@ struct HistoryCommand: ParsableCommand {
         }
         for step in history {
             let layer = step.isEmptyLayer ? nil : layers.popFirst()
-            let text = noTrunc || step.createdBy.count <= 45 ? step.createdBy : step.createdBy.prefix(44) + "…"
+            let text =
+                noTrunc || step.createdBy.count <= 45 ? step.createdBy : step.createdBy.prefix(44) + "…"
             rows.append([
                 layer?.digest.short ?? "-", age(step.created, now: Int64(time(nil))), printable(String(text)),
                 readable(layer?.size ?? 0), printable(step.comment),
@@ -165,14 +178,16 @@ struct HistoryCommand: ParsableCommand {
         if quiet {
             writeText(rows.map { $0[0] + "\n" }.joined(), to: 1)
         } else {
-            printList(format, header: ["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"], rows: rows, json: json)
+            printList(
+                format, header: ["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"], rows: rows, json: json)
         }
     }
 }
 
 /// `imgbox tag`
 struct TagCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "tag", abstract: "Give an image one more name.")
+    static let configuration = CommandConfiguration(
+        commandName: "tag", abstract: "Give an image one more name.")
 
     @OptionGroup var store: RootOption
 
@@ -230,12 +245,15 @@ struct SaveCommand: ParsableCommand {
     func run() throws {
         let store = try self.store.open()
         if format == .ociDirectory {
-            guard let output else { throw UsageError("--format oci-dir needs a directory", hint: "say where: -o DIR") }
+            guard let output else {
+                throw UsageError("--format oci-dir needs a directory", hint: "say where: -o DIR")
+            }
             return try store.saveDirectory(images, to: FilePath(output))
         }
         guard let output, output != "-" else {
             guard isatty(1) == 0 else {
-                throw UsageError("an archive is not for a terminal", hint: "name a file with -o, or redirect the output")
+                throw UsageError(
+                    "an archive is not for a terminal", hint: "name a file with -o, or redirect the output")
             }
             return try store.saveArchive(images, format, to: 1)
         }

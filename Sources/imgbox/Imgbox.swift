@@ -24,7 +24,8 @@ struct Imgbox: ParsableCommand {
         version: "imgbox \(version)",
         groupedSubcommands: [
             CommandGroup(
-                name: "CONTAINERS", subcommands: [RunCommand.self, PsCommand.self, RemoveContainerCommand.self]),
+                name: "CONTAINERS",
+                subcommands: [RunCommand.self, PsCommand.self, RemoveContainerCommand.self]),
             CommandGroup(
                 name: "IMAGES",
                 subcommands: [
@@ -36,7 +37,9 @@ struct Imgbox: ParsableCommand {
                 subcommands: [ListFilesCommand.self, CatCommand.self, DiffCommand.self]),
             CommandGroup(
                 name: "THE STORE",
-                subcommands: [DiskUsageCommand.self, CollectCommand.self, CheckCommand.self, ManualCommand.self]),
+                subcommands: [
+                    DiskUsageCommand.self, CollectCommand.self, CheckCommand.self, ManualCommand.self,
+                ]),
         ])
 
     static func main() {
@@ -64,7 +67,9 @@ struct Imgbox: ParsableCommand {
     /// Parses a right command line by its command alone: ArgumentParser looks at every command of the tree otherwise, which
     /// takes longer than starting a container. Whatever is wrong, or asks for help, takes the full way.
     private static func parseQuickly(_ arguments: [String]) -> (any ParsableCommand)? {
-        guard let word = arguments.first, let type = commands.first(where: { $0.configuration.commandName == word }) else {
+        guard let word = arguments.first,
+            let type = commands.first(where: { $0.configuration.commandName == word })
+        else {
             return nil
         }
         return try? type.parseAsRoot(Array(arguments.dropFirst()))

@@ -68,17 +68,21 @@ struct ListFilesCommand: ParsableCommand {
         let info = object.status
         let target = info.kind == .link ? try tree.readLink(object) : nil
         let name = recursive ? object.path.description : printable(object.path.name)
-        let time = rfc3339(info.modified.seconds).map { String($0.prefix(16)).replacing("T", with: " ") } ?? "?"
+        let time =
+            rfc3339(info.modified.seconds).map { String($0.prefix(16)).replacing("T", with: " ") } ?? "?"
         let size =
             info.kind == .characterDevice || info.kind == .blockDevice
             ? "\(info.node.major), \(info.node.minor)" : "\(info.size)"
         rows.append([
-            modeText(info), "\(info.uid):\(info.gid)", String(repeating: " ", count: max(0, 9 - size.count)) + size, time,
+            modeText(info), "\(info.uid):\(info.gid)",
+            String(repeating: " ", count: max(0, 9 - size.count)) + size, time,
             name + (target.map { " -> \(printable($0))" } ?? ""),
         ])
         json.append([
-            "Path": .string("/" + printable(object.path.bytes)), "Mode": .string(modeText(info)), "Uid": .integer(info.uid),
-            "Gid": .integer(info.gid), "Size": .integer(info.size), "Modified": .integer(info.modified.seconds),
+            "Path": .string("/" + printable(object.path.bytes)), "Mode": .string(modeText(info)),
+            "Uid": .integer(info.uid),
+            "Gid": .integer(info.gid), "Size": .integer(info.size),
+            "Modified": .integer(info.modified.seconds),
             "Target": target.map { .string(printable($0)) } ?? .null,
         ])
     }
@@ -87,7 +91,8 @@ struct ListFilesCommand: ParsableCommand {
 /// The ten characters of `ls -l`.
 private func modeText(_ info: FileStatus) -> String {
     let kinds: [FileStatus.Kind: String] = [
-        .file: "-", .directory: "d", .link: "l", .fifo: "p", .socket: "s", .characterDevice: "c", .blockDevice: "b",
+        .file: "-", .directory: "d", .link: "l", .fifo: "p", .socket: "s", .characterDevice: "c",
+        .blockDevice: "b",
     ]
     var text = kinds[info.kind] ?? "?"
     for (shift, special, letter) in [(6, UInt32(0o4000), "s"), (3, 0o2000, "s"), (0, 0o1000, "t")] {

@@ -39,7 +39,9 @@ struct PlanPrinter {
                 ("step", .integer(index + 1)), ("title", .string(step.wording.title)),
                 ("reason", .string(step.wording.reason)), ("shell", .string(step.wording.shell)),
             ]
-            if index < nanoseconds.count, let time = nanoseconds[index] { members.append(("nanoseconds", .integer(time))) }
+            if index < nanoseconds.count, let time = nanoseconds[index] {
+                members.append(("nanoseconds", .integer(time)))
+            }
             return .object(members)
         }
         return [

@@ -86,7 +86,9 @@ final class ProgressDisplay: Sendable {
         for line in lines {
             total += line.size
             sum += line.isEnded ? line.size : min(line.done, line.size)
-            let amount = line.isEnded ? readable(line.size) : "\(readable(min(line.done, line.size))) of \(readable(line.size))"
+            let amount =
+                line.isEnded
+                ? readable(line.size) : "\(readable(min(line.done, line.size))) of \(readable(line.size))"
             result.append("\(line.digest.short)  \(pad(line.state, 14))\(amount)")
         }
         let rate = seconds > 0.2 ? "  \(readable(Int64(Double(sum) / seconds)))/s" : ""

@@ -27,7 +27,9 @@ struct PullLocalCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Which image of several in the input, by its name or tag.", valueName: "name"))
     var ref: String?
 
-    @Option(help: ArgumentHelp("The platform to unpack, if not this machine's: os/arch[/variant].", valueName: "platform"))
+    @Option(
+        help: ArgumentHelp(
+            "The platform to unpack, if not this machine's: os/arch[/variant].", valueName: "platform"))
     var platform: String?
 
     @Flag(name: [.short, .long], help: "Print nothing but the digests.")
@@ -37,7 +39,8 @@ struct PullLocalCommand: ParsableCommand {
 
     func run() throws {
         var request = ImportRequest(
-            path == "-" ? .standardInput : .path(FilePath(path)), name: try name.map { try Reference(parsing: $0) },
+            path == "-" ? .standardInput : .path(FilePath(path)),
+            name: try name.map { try Reference(parsing: $0) },
             options: try limits.options())
         request.ref = ref
         request.platform = try platform.map { try Platform(parsing: $0) }

@@ -32,7 +32,8 @@ struct RootOption: ParsableArguments {
         if path.isAbsolute { return path.lexicallyNormalized() }
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
         guard getcwd(&buffer, buffer.count) != nil else { return path }
-        let here = FilePath(String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+        let here = FilePath(
+            String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
         return here.appending(path.components).lexicallyNormalized()
     }
 

@@ -45,9 +45,11 @@ struct RunCommand: ParsableCommand {
         } else {
             if process.pull == .always {
                 throw UsageError(
-                    "--pull always: there is no registry to pull from", hint: "take images in with: imgbox pull-local")
+                    "--pull always: there is no registry to pull from",
+                    hint: "take images in with: imgbox pull-local")
             }
-            source = .image(try store.resolve(image, platform: process.platform.map { try Platform(parsing: $0) }))
+            source = .image(
+                try store.resolve(image, platform: process.platform.map { try Platform(parsing: $0) }))
         }
         var run = ContainerRun(source, options, in: store)
         if watching.dryRun { return PlanPrinter(format: watching.format).print(try run.plan(), to: 1) }
@@ -64,7 +66,9 @@ struct RunCommand: ParsableCommand {
         let file: OwnedFD
         do { file = try open(path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o644) } catch {
             guard error.errno == .fileExists else { throw error }
-            throw UsageError("the file '\(printable(path))' of --cidfile is there already", hint: "remove it, or name another")
+            throw UsageError(
+                "the file '\(printable(path))' of --cidfile is there already",
+                hint: "remove it, or name another")
         }
         try write(file.raw, Array(id.utf8), name: path)
     }
@@ -94,8 +98,10 @@ extension RunCommand {
     /// The options of `run` that take a value; needed to see where the image stands, since everything after it belongs
     /// to the command. A test compares the list with the declarations.
     static let valued: Set<String> = [
-        "--root", "--name", "--env", "-e", "--env-file", "--workdir", "-w", "--user", "-u", "--hostname", "-h",
-        "--domainname", "--volume", "-v", "--mount", "--tmpfs", "--entrypoint", "--ulimit", "--sysctl", "--shm-size",
+        "--root", "--name", "--env", "-e", "--env-file", "--workdir", "-w", "--user", "-u", "--hostname",
+        "-h",
+        "--domainname", "--volume", "-v", "--mount", "--tmpfs", "--entrypoint", "--ulimit", "--sysctl",
+        "--shm-size",
         "--add-host", "--dns", "--label", "-l", "--cidfile", "--pull", "--platform", "--network", "--net",
         "--root-switch", "--cap-add", "--cap-drop", "--security-opt", "--format",
     ]

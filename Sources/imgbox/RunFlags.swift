@@ -13,7 +13,9 @@ struct ProcessFlags: ParsableArguments {
     @Flag(name: [.short, .long], help: "Give the command a terminal.")
     var tty = false
 
-    @Option(name: [.short, .long], help: ArgumentHelp("Set a variable; without a value it comes from here.", valueName: "KEY[=VALUE]"))
+    @Option(
+        name: [.short, .long],
+        help: ArgumentHelp("Set a variable; without a value it comes from here.", valueName: "KEY[=VALUE]"))
     var env: [String] = []
 
     @Option(help: ArgumentHelp("Read variables from a file.", valueName: "file"))
@@ -28,7 +30,9 @@ struct ProcessFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Run this in place of the image's entry point.", valueName: "command"))
     var entrypoint: String?
 
-    @Flag(name: .customLong("init"), help: "Put a small init in front that reaps orphans and passes signals on.")
+    @Flag(
+        name: .customLong("init"), help: "Put a small init in front that reaps orphans and passes signals on."
+    )
     var hasInit = false
 
     @Option(help: ArgumentHelp("The platform of the image, if not this machine's.", valueName: "platform"))
@@ -40,7 +44,9 @@ struct ProcessFlags: ParsableArguments {
     func apply(to options: inout RunOptions) throws {
         options.isInteractive = interactive
         options.hasTerminal = tty
-        if tty, interactive, isatty(0) == 0 { throw UsageError("the input device is not a TTY", hint: "leave out -t when input is piped in") }
+        if tty, interactive, isatty(0) == 0 {
+            throw UsageError("the input device is not a TTY", hint: "leave out -t when input is piped in")
+        }
         for path in envFile { options.environment += try EnvFile.read(path) }
         options.environment += try env.compactMap(EnvFile.variable)
         options.workingDirectory = workdir
@@ -52,10 +58,15 @@ struct ProcessFlags: ParsableArguments {
 
 /// Flags about files.
 struct FileFlags: ParsableArguments {
-    @Option(name: [.short, .long], help: ArgumentHelp("Show a file or directory of the host inside.", valueName: "SOURCE:TARGET[:ro]"))
+    @Option(
+        name: [.short, .long],
+        help: ArgumentHelp("Show a file or directory of the host inside.", valueName: "SOURCE:TARGET[:ro]"))
     var volume: [String] = []
 
-    @Option(help: ArgumentHelp("The same in words: type=bind,source=...,target=...,readonly or type=tmpfs,target=....", valueName: "mount"))
+    @Option(
+        help: ArgumentHelp(
+            "The same in words: type=bind,source=...,target=...,readonly or type=tmpfs,target=....",
+            valueName: "mount"))
     var mount: [String] = []
 
     @Option(help: ArgumentHelp("An empty file system in memory.", valueName: "TARGET[:OPTIONS]"))
@@ -74,7 +85,8 @@ struct FileFlags: ParsableArguments {
     var rootSwitch: LaunchPlan.RootSwitch?
 
     func apply(to options: inout RunOptions) throws {
-        options.mounts = try volume.map(MountSyntax.volume) + mount.map(MountSyntax.mount) + tmpfs.map(MountSyntax.tmpfs)
+        options.mounts =
+            try volume.map(MountSyntax.volume) + mount.map(MountSyntax.mount) + tmpfs.map(MountSyntax.tmpfs)
         options.isReadOnly = readOnly
         options.rootSwitch = rootSwitch
         if let text = shmSize { options.shmSize = try byteCount(text, flag: "--shm-size") }
@@ -94,7 +106,8 @@ struct NetworkFlags: ParsableArguments {
 
     @Option(
         name: [.long, .customLong("net")],
-        help: ArgumentHelp("none: loopback only; host: the host's own (default: none).", valueName: "network"))
+        help: ArgumentHelp("none: loopback only; host: the host's own (default: none).", valueName: "network")
+    )
     var network = "none"
 
     @Option(help: ArgumentHelp("A line for /etc/hosts.", valueName: "NAME:IP"))
@@ -114,7 +127,9 @@ struct NetworkFlags: ParsableArguments {
         options.hostname = hostname
         options.domainname = domainname
         guard network == "none" || network == "host" else {
-            throw UsageError("--network \(printable(network)): only 'none' and 'host' are there", hint: "none has the loopback interface only")
+            throw UsageError(
+                "--network \(printable(network)): only 'none' and 'host' are there",
+                hint: "none has the loopback interface only")
         }
         options.sharesNetwork = network == "host"
         options.hosts = try addHost.map(NetworkFlags.host)
@@ -123,7 +138,8 @@ struct NetworkFlags: ParsableArguments {
         }
         options.nameServers = dns
         options.labels = label.map { text in
-            let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(
+                String.init)
             return (parts[0], parts.count > 1 ? parts[1] : "")
         }
     }
@@ -131,17 +147,22 @@ struct NetworkFlags: ParsableArguments {
     /// 1 to 64 bytes, the kernel's limit, of what a host name is made of.
     private static func checkHostName(_ name: String, _ flag: String) throws {
         let isPlain = name.utf8.allSatisfy {
-            (0x30...0x39).contains($0) || (0x41...0x5a).contains($0) || (0x61...0x7a).contains($0) || "._-".utf8.contains($0)
+            (0x30...0x39).contains($0) || (0x41...0x5a).contains($0) || (0x61...0x7a).contains($0)
+                || "._-".utf8.contains($0)
         }
         guard isPlain, (1...64).contains(name.utf8.count) else {
-            throw UsageError("\(flag): '\(printable(name))' is no host name", hint: "1 to 64 letters, digits, '.', '_' and '-'")
+            throw UsageError(
+                "\(flag): '\(printable(name))' is no host name",
+                hint: "1 to 64 letters, digits, '.', '_' and '-'")
         }
     }
 
     private static func host(_ text: String) throws -> (name: String, address: String) {
-        let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+        let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(
+            String.init)
         guard parts.count == 2, !parts[0].isEmpty, isAddress(parts[1]) else {
-            throw UsageError("--add-host: '\(printable(text))' is no NAME:IP", hint: "for example db:10.0.0.5")
+            throw UsageError(
+                "--add-host: '\(printable(text))' is no NAME:IP", hint: "for example db:10.0.0.5")
         }
         try checkHostName(parts[0], "--add-host")
         return (parts[0], parts[1])
@@ -158,7 +179,8 @@ struct RightsFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Set a resource limit.", valueName: "NAME=SOFT[:HARD]"))
     var ulimit: [String] = []
 
-    @Option(help: ArgumentHelp("Set a kernel setting of the container's own namespaces.", valueName: "KEY=VALUE"))
+    @Option(
+        help: ArgumentHelp("Set a kernel setting of the container's own namespaces.", valueName: "KEY=VALUE"))
     var sysctl: [String] = []
 
     @Option(help: ArgumentHelp("Give a capability, or ALL.", valueName: "capability"))
@@ -167,22 +189,30 @@ struct RightsFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Take a capability away, or ALL.", valueName: "capability"))
     var capDrop: [String] = []
 
-    @Option(help: ArgumentHelp("no-new-privileges=false lets set-user-ID programs work.", valueName: "option"))
+    @Option(
+        help: ArgumentHelp("no-new-privileges=false lets set-user-ID programs work.", valueName: "option"))
     var securityOpt: [String] = []
 
     func apply(to options: inout RunOptions) throws {
         options.limits = try ulimit.map(LimitSyntax.parse)
         options.sysctl = try sysctl.map { text in
-            let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
-            guard parts.count == 2, !parts[0].isEmpty else { throw UsageError("--sysctl: '\(printable(text))' is no KEY=VALUE") }
+            let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(
+                String.init)
+            guard parts.count == 2, !parts[0].isEmpty else {
+                throw UsageError("--sysctl: '\(printable(text))' is no KEY=VALUE")
+            }
             return (parts[0], parts[1])
         }
         options.capabilities = try CapabilitySyntax.apply(add: capAdd, drop: capDrop)
         for text in securityOpt {
             switch text {
-            case "no-new-privileges", "no-new-privileges=true", "no-new-privileges:true": options.noNewPrivileges = true
+            case "no-new-privileges", "no-new-privileges=true", "no-new-privileges:true":
+                options.noNewPrivileges = true
             case "no-new-privileges=false", "no-new-privileges:false": options.noNewPrivileges = false
-            default: throw UsageError("--security-opt: '\(printable(text))' is not known", hint: "known is no-new-privileges=true|false")
+            default:
+                throw UsageError(
+                    "--security-opt: '\(printable(text))' is not known",
+                    hint: "known is no-new-privileges=true|false")
             }
         }
     }

@@ -32,7 +32,8 @@ enum MountSyntax {
     static func volume(_ text: String) throws -> ContainerSpec.Mount {
         let parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
         guard (2...3).contains(parts.count), !parts[0].isEmpty else {
-            throw UsageError("-v: '\(printable(text))' is no SOURCE:TARGET[:ro]", hint: "for example -v $PWD:/work:ro")
+            throw UsageError(
+                "-v: '\(printable(text))' is no SOURCE:TARGET[:ro]", hint: "for example -v $PWD:/work:ro")
         }
         guard parts[0].hasPrefix("/") || parts[0].hasPrefix(".") else {
             throw UsageError(
@@ -46,7 +47,10 @@ enum MountSyntax {
             case "rw", "z", "Z", "rbind": break
             case "bind": options[0] = "bind"
             case "nosuid", "nodev", "noexec": options.append(option)
-            default: throw UsageError("-v: the option '\(printable(option))' is not known", hint: "known are ro, rw, nosuid, nodev, noexec, bind")
+            default:
+                throw UsageError(
+                    "-v: the option '\(printable(option))' is not known",
+                    hint: "known are ro, rw, nosuid, nodev, noexec, bind")
             }
         }
         return try bind(parts[0], parts[1], options)
@@ -55,7 +59,8 @@ enum MountSyntax {
     static func mount(_ text: String) throws -> ContainerSpec.Mount {
         var values: [String: String] = [:]
         for field in text.split(separator: ",") {
-            let parts = field.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            let parts = field.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(
+                String.init)
             let names = ["src": "source", "dst": "target", "destination": "target", "ro": "readonly"]
             values[names[parts[0]] ?? parts[0]] = parts.count > 1 ? parts[1] : "true"
         }
@@ -77,8 +82,11 @@ enum MountSyntax {
                 options.append("size=\(try byteCount(size, flag: "--mount tmpfs-size"))")
             }
             if let mode = values.removeValue(forKey: "tmpfs-mode") { options.append("mode=\(mode)") }
-            result = try ContainerSpec.Mount(checked(target), type: "tmpfs", source: "tmpfs", options: options)
-        default: throw UsageError("--mount: the type '\(printable(type))' is not known", hint: "known are bind and tmpfs")
+            result = try ContainerSpec.Mount(
+                checked(target), type: "tmpfs", source: "tmpfs", options: options)
+        default:
+            throw UsageError(
+                "--mount: the type '\(printable(type))' is not known", hint: "known are bind and tmpfs")
         }
         if let unknown = values.keys.sorted().first {
             throw UsageError("--mount: the field '\(printable(unknown))' is not known")
@@ -87,11 +95,17 @@ enum MountSyntax {
     }
 
     static func tmpfs(_ text: String) throws -> ContainerSpec.Mount {
-        let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+        let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(
+            String.init)
         var options = ["nosuid", "nodev", "noexec"]
         for option in parts.count > 1 ? parts[1].split(separator: ",").map(String.init) : [] {
             let key = option.prefix { $0 != "=" }
-            guard ["size", "mode", "uid", "gid", "nr_inodes", "ro", "rw", "exec", "suid", "dev", "noexec", "nosuid", "nodev"].contains(String(key)) else {
+            guard
+                [
+                    "size", "mode", "uid", "gid", "nr_inodes", "ro", "rw", "exec", "suid", "dev", "noexec",
+                    "nosuid", "nodev",
+                ].contains(String(key))
+            else {
                 throw UsageError("--tmpfs: the option '\(printable(option))' is not known")
             }
             options.append(option)
@@ -99,7 +113,9 @@ enum MountSyntax {
         return try ContainerSpec.Mount(checked(parts[0]), type: "tmpfs", source: "tmpfs", options: options)
     }
 
-    private static func bind(_ source: String, _ target: String, _ options: [String]) throws -> ContainerSpec.Mount {
+    private static func bind(_ source: String, _ target: String, _ options: [String]) throws
+        -> ContainerSpec.Mount
+    {
         let path = try absolute(source)
         let info = try status(of: path, at: currentDirectory, follow: true)
         let isFile = info.map { $0.kind != .directory } ?? false
@@ -108,8 +124,12 @@ enum MountSyntax {
     }
 
     private static func checked(_ target: String) throws -> String {
-        guard target.hasPrefix("/"), !target.split(separator: "/").contains(".."), target.contains(where: { $0 != "/" }) else {
-            throw UsageError("'\(printable(target))' is no place for a mount", hint: "give an absolute path below / without '..'")
+        guard target.hasPrefix("/"), !target.split(separator: "/").contains(".."),
+            target.contains(where: { $0 != "/" })
+        else {
+            throw UsageError(
+                "'\(printable(target))' is no place for a mount",
+                hint: "give an absolute path below / without '..'")
         }
         // A mount over /proc would make later writes go to files of the mount (CVE-2019-16884).
         if target == "/proc" || target.hasPrefix("/proc/") {
@@ -123,17 +143,25 @@ enum MountSyntax {
 enum LimitSyntax {
     static func parse(_ text: String) throws -> ContainerSpec.ResourceLimit {
         let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
-        let values = parts.count == 2 ? parts[1].split(separator: ":", omittingEmptySubsequences: false).map(value) : []
-        guard (1...2).contains(values.count), let first = values[0], let last = values[values.count - 1] else {
-            throw UsageError("--ulimit: '\(printable(text))' is no NAME=SOFT[:HARD]", hint: "for example nofile=1024:4096")
+        let values =
+            parts.count == 2
+            ? parts[1].split(separator: ":", omittingEmptySubsequences: false).map(value) : []
+        guard (1...2).contains(values.count), let first = values[0], let last = values[values.count - 1]
+        else {
+            throw UsageError(
+                "--ulimit: '\(printable(text))' is no NAME=SOFT[:HARD]", hint: "for example nofile=1024:4096")
         }
         let type = "RLIMIT_\(parts[0].uppercased())"
         guard Planner.limitNames.contains(type) else {
             throw UsageError(
                 "--ulimit: '\(printable(parts[0]))' is no limit",
-                hint: "known are \(Planner.limitNames.map { $0.dropFirst(7).lowercased() }.sorted().joined(separator: ", "))")
+                hint:
+                    "known are \(Planner.limitNames.map { $0.dropFirst(7).lowercased() }.sorted().joined(separator: ", "))"
+            )
         }
-        guard first <= last else { throw UsageError("--ulimit \(printable(text)): the soft limit is above the hard limit") }
+        guard first <= last else {
+            throw UsageError("--ulimit \(printable(text)): the soft limit is above the hard limit")
+        }
         return .init(type: type, soft: first, hard: last)
     }
 
@@ -155,7 +183,9 @@ enum CapabilitySyntax {
                 } else if let capability = Capability(name: name) {
                     change([capability])
                 } else {
-                    throw UsageError("\(flag): '\(printable(name))' is no capability", hint: "see capabilities(7): NET_RAW, SYS_PTRACE, ...")
+                    throw UsageError(
+                        "\(flag): '\(printable(name))' is no capability",
+                        hint: "see capabilities(7): NET_RAW, SYS_PTRACE, ...")
                 }
             }
         }

@@ -16,7 +16,9 @@ struct UsageError: DescribedError {
 func byteCount(_ text: String, flag: String) throws -> Int64 {
     let factors: [Character: Int64] = ["b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40]
     var digits = text.lowercased()
-    if digits.hasSuffix("b"), digits.dropLast().last.map({ factors[$0] != nil }) == true { digits.removeLast() }
+    if digits.hasSuffix("b"), digits.dropLast().last.map({ factors[$0] != nil }) == true {
+        digits.removeLast()
+    }
     var factor: Int64 = 1
     if let last = digits.last, let found = factors[last] {
         factor = found
@@ -24,7 +26,8 @@ func byteCount(_ text: String, flag: String) throws -> Int64 {
     }
     guard let number = Int64(digits), number >= 0 else {
         throw UsageError(
-            "\(flag): '\(printable(text))' is no size", hint: "give bytes, or a number with k, m, g or t: 256m")
+            "\(flag): '\(printable(text))' is no size",
+            hint: "give bytes, or a number with k, m, g or t: 256m")
     }
     let (product, isTooLarge) = number.multipliedReportingOverflow(by: factor)
     if isTooLarge { throw UsageError("\(flag): '\(printable(text))' is too large") }

@@ -16,7 +16,9 @@ struct DiskUsageCommand: ParsableCommand {
     func run() throws {
         let usage = try store.open().usage()
         var rows = usage.parts.map { [$0.name, "\($0.count)", readable($0.size), readable($0.reclaimable)] }
-        rows.append(["Total", "", readable(usage.total), readable(usage.parts.reduce(0) { $0 + $1.reclaimable })])
+        rows.append([
+            "Total", "", readable(usage.total), readable(usage.parts.reduce(0) { $0 + $1.reclaimable }),
+        ])
         let json = usage.parts.map { part -> JSON in
             [
                 "Type": .string(part.name), "Count": .integer(part.count), "Size": .integer(part.size),

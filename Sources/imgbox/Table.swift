@@ -10,7 +10,9 @@ enum ListFormat: String, CaseIterable {
 func table(_ header: [String], _ rows: [[String]]) -> String {
     var widths = header.map(\.count)
     for row in rows {
-        for (index, cell) in row.enumerated() where index < widths.count { widths[index] = max(widths[index], cell.count) }
+        for (index, cell) in row.enumerated() where index < widths.count {
+            widths[index] = max(widths[index], cell.count)
+        }
     }
     return ([header] + rows).map { row in
         row.enumerated().map { index, cell in
@@ -32,7 +34,8 @@ func age(_ text: String?, now: Int64) -> String {
     guard let text, let seconds = parseRFC3339(text) else { return "N/A" }
     let age = now - seconds
     let units: [(Int64, String)] = [
-        (31_536_000, "year"), (2_592_000, "month"), (604_800, "week"), (86_400, "day"), (3600, "hour"), (60, "minute"),
+        (31_536_000, "year"), (2_592_000, "month"), (604_800, "week"), (86_400, "day"), (3600, "hour"),
+        (60, "minute"),
     ]
     if age < 0 { return "in the future" }
     for (length, name) in units where age >= (length == 2_592_000 ? 2 * length : length) {

@@ -36,7 +36,9 @@ struct UnpackCommand: ParsableCommand {
         help: ArgumentHelp("Shift group ids; default: as --uid-map.", valueName: "map"))
     var gidMap: [String] = []
 
-    @Flag(help: "Give every file to the user who runs this, and leave device nodes out. Always so without root.")
+    @Flag(
+        help: "Give every file to the user who runs this, and leave device nodes out. Always so without root."
+    )
     var rootless = false
 
     @Flag(help: "Keep a link to a directory where the image has a directory entry in its place.")
@@ -70,7 +72,8 @@ struct UnpackCommand: ParsableCommand {
     private func options() throws -> UnpackOptions {
         var options = try limits.options()
         options.uidMapping = IDMapping(try uidMap.map { try IDRange(parsing: $0) })
-        options.gidMapping = gidMap.isEmpty ? options.uidMapping : IDMapping(try gidMap.map { try IDRange(parsing: $0) })
+        options.gidMapping =
+            gidMap.isEmpty ? options.uidMapping : IDMapping(try gidMap.map { try IDRange(parsing: $0) })
         options.keepsDirectoryLinks = keepDirlinks
         if rootless { options.squashesOwners = true }
         if rootless || noDevices { options.makesDevices = false }

@@ -8,9 +8,12 @@ import Testing
 
 @Suite struct CommandLineTests {
     @Test(arguments: [
-        ("run alpine ls -la", "run alpine -- ls -la"), ("run --rm -it alpine sh", "run --rm -it alpine -- sh"),
-        ("run -e A=1 --name x alpine", "run -e A=1 --name x alpine --"), ("run -itw /x alpine true", "run -itw /x alpine -- true"),
-        ("run -eA=1 alpine env", "run -eA=1 alpine -- env"), ("run --name=x alpine a -- b", "run --name=x alpine -- a -- b"),
+        ("run alpine ls -la", "run alpine -- ls -la"),
+        ("run --rm -it alpine sh", "run --rm -it alpine -- sh"),
+        ("run -e A=1 --name x alpine", "run -e A=1 --name x alpine --"),
+        ("run -itw /x alpine true", "run -itw /x alpine -- true"),
+        ("run -eA=1 alpine env", "run -eA=1 alpine -- env"),
+        ("run --name=x alpine a -- b", "run --name=x alpine -- a -- b"),
         ("run --rm -- alpine --rm", "run --rm alpine -- --rm"), ("images -q", "images -q"), ("run", "run"),
     ])
     func separatesTheCommand(line: String, result: String) {
@@ -44,7 +47,9 @@ import Testing
         #expect(throws: UsageError.self) { try byteCount(text, flag: "--x") }
     }
 
-    @Test(arguments: ["/a", "a:/b", "/tmp:b", "/tmp:/proc", "/tmp:/b:xx", "/tmp:/a/../b", "/nonexistent-path:/b", "::"])
+    @Test(arguments: [
+        "/a", "a:/b", "/tmp:b", "/tmp:/proc", "/tmp:/b:xx", "/tmp:/a/../b", "/nonexistent-path:/b", "::",
+    ])
     func refusesVolumes(text: String) {
         #expect(throws: (any Error).self) { try MountSyntax.volume(text) }
     }

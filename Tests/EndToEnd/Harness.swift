@@ -11,13 +11,15 @@ let needsRoot: Comment = "SKIPPED: containers take root"
 /// The built program under test: IMGBOX, or what `make build` makes.
 let program: String = {
     let chosen = ProcessInfo.processInfo.environment["IMGBOX"]
-    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent()
     return chosen ?? root.appendingPathComponent(".build/imgbox").path
 }()
 
 /// The directory with material from outside the repository; tests that use it are skipped without it.
 let shared: String? = {
-    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent()
     let path = root.deletingLastPathComponent().appendingPathComponent("shared").path
     return FileManager.default.fileExists(atPath: path + "/images") ? path : nil
 }()
@@ -32,25 +34,33 @@ struct Output {
 
 /// Runs a program to its end.
 @discardableResult
-func call(_ words: [String], input: Data? = nil, environment: [String: String] = [:], at directory: String? = nil) throws -> Output {
+func call(
+    _ words: [String], input: Data? = nil, environment: [String: String] = [:], at directory: String? = nil
+) throws -> Output {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: words[0].hasPrefix("/") ? words[0] : "/usr/bin/env")
     process.arguments = words[0].hasPrefix("/") ? Array(words.dropFirst()) : words
     process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
     if let directory { process.currentDirectoryURL = URL(fileURLWithPath: directory) }
     // Files, not pipes: nothing can fill up, whoever keeps them open.
-    let scratch = FileManager.default.temporaryDirectory.appendingPathComponent("imgbox-call-\(UUID().uuidString)")
+    let scratch = FileManager.default.temporaryDirectory.appendingPathComponent(
+        "imgbox-call-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
     defer { try? FileManager.default.removeItem(at: scratch) }
     let files = ["in", "out", "err"].map { scratch.appendingPathComponent($0).path }
-    for (path, content) in zip(files, [input ?? Data(), Data(), Data()]) { FileManager.default.createFile(atPath: path, contents: content) }
+    for (path, content) in zip(files, [input ?? Data(), Data(), Data()]) {
+        FileManager.default.createFile(atPath: path, contents: content)
+    }
     process.standardInput = try FileHandle(forReadingFrom: URL(fileURLWithPath: files[0]))
     process.standardOutput = try FileHandle(forWritingTo: URL(fileURLWithPath: files[1]))
     process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: files[2]))
     try process.run()
     process.waitUntilExit()
-    let code = process.terminationReason == .exit ? process.terminationStatus : 128 + process.terminationStatus
-    func text(_ path: String) -> String { String(decoding: FileManager.default.contents(atPath: path) ?? Data(), as: UTF8.self) }
+    let code =
+        process.terminationReason == .exit ? process.terminationStatus : 128 + process.terminationStatus
+    func text(_ path: String) -> String {
+        String(decoding: FileManager.default.contents(atPath: path) ?? Data(), as: UTF8.self)
+    }
     return Output(code: code, out: text(files[1]), err: text(files[2]))
 }
 
@@ -67,7 +77,9 @@ final class Box {
     deinit { try? removeTree(directory, at: currentDirectory) }
 
     @discardableResult
-    func callAsFunction(_ words: String..., input: Data? = nil, environment: [String: String] = [:]) throws -> Output {
+    func callAsFunction(_ words: String..., input: Data? = nil, environment: [String: String] = [:]) throws
+        -> Output
+    {
         try call([program, "--root", store] + words, input: input, environment: environment, at: directory)
     }
 
@@ -94,9 +106,12 @@ final class Box {
     func leftovers() throws -> [String] {
         var names: [String] = []
         for part in ["containers", "staging"] {
-            names += try FileManager.default.contentsOfDirectory(atPath: "\(store)/\(part)").filter { $0 != ".names" }
+            names += try FileManager.default.contentsOfDirectory(atPath: "\(store)/\(part)").filter {
+                $0 != ".names"
+            }
         }
-        return names + ((try? FileManager.default.contentsOfDirectory(atPath: "\(store)/containers/.names")) ?? [])
+        return names
+            + ((try? FileManager.default.contentsOfDirectory(atPath: "\(store)/containers/.names")) ?? [])
     }
 
     /// Takes in the busybox image of the tests.
@@ -108,7 +123,9 @@ final class Box {
 
 /// Images that the tests make themselves.
 enum Images {
-    static func entry(_ path: String, _ kind: TarEntry.Kind, mode: UInt32 = 0o644, uid: UInt32 = 0) throws -> TarEntry {
+    static func entry(_ path: String, _ kind: TarEntry.Kind, mode: UInt32 = 0o644, uid: UInt32 = 0) throws
+        -> TarEntry
+    {
         TarEntry(
             path: try LayerPath(parsing: Array(path.utf8)), kind: kind, permissions: mode, uid: uid, gid: uid,
             modified: Timestamp(seconds: 1_700_000_000, nanoseconds: 0))
@@ -125,10 +142,15 @@ enum Images {
 
     /// A root file system of Debian's static busybox.
     static func busybox() throws -> [UInt8] {
-        let binary = try ["/bin/busybox", "/usr/bin/busybox"].first { FileManager.default.fileExists(atPath: $0) }
-        let content = try Data(contentsOf: URL(fileURLWithPath: try #require(binary, "busybox-static is not installed")))
+        let binary = try ["/bin/busybox", "/usr/bin/busybox"].first {
+            FileManager.default.fileExists(atPath: $0)
+        }
+        let content = try Data(
+            contentsOf: URL(fileURLWithPath: try #require(binary, "busybox-static is not installed")))
         var items: [(TarEntry, [UInt8])] = []
-        for directory in ["bin", "etc", "tmp", "root"] { items.append((try entry(directory, .directory, mode: 0o755), [])) }
+        for directory in ["bin", "etc", "tmp", "root"] {
+            items.append((try entry(directory, .directory, mode: 0o755), []))
+        }
         items.append((try entry("bin/busybox", .file, mode: 0o755), Array(content)))
         for name in try call(["/bin/busybox", "--list"]).out.split(separator: "\n") where name != "busybox" {
             items.append((try entry("bin/\(name)", .symbolicLink(Array("busybox".utf8)), mode: 0o777), []))
@@ -143,7 +165,10 @@ enum Images {
     }
 
     /// An OCI layout of these layers (plain tar) in a directory.
-    static func layout(_ layers: [[UInt8]], at path: String, name: String = "t", config change: (ImageConfig) -> ImageConfig = { $0 }) throws {
+    static func layout(
+        _ layers: [[UInt8]], at path: String, name: String = "t",
+        config change: (ImageConfig) -> ImageConfig = { $0 }
+    ) throws {
         try makeDirectories(FilePath(path + "/blobs/sha256"))
         func put(_ bytes: [UInt8], _ type: String) throws -> Descriptor {
             let digest = Digest(of: bytes)
@@ -151,11 +176,14 @@ enum Images {
             return Descriptor(mediaType: type, digest: digest, size: Int64(bytes.count))
         }
         let descriptors = try layers.map { try put($0, MediaType.layer) }
-        let config = change(ImageConfig(platform: .host, diffIDs: layers.map { Digest(of: $0) }, created: nil))
+        let config = change(
+            ImageConfig(platform: .host, diffIDs: layers.map { Digest(of: $0) }, created: nil))
         let manifest = Manifest(config: try put(config.serialized(), MediaType.config), layers: descriptors)
         var root = try put(manifest.serialized(), MediaType.manifest)
         root.annotations = [(Descriptor.refName, name)]
-        try Data(ImageIndex(manifests: [root]).serialized()).write(to: URL(fileURLWithPath: path + "/index.json"))
-        try Data(#"{"imageLayoutVersion":"1.0.0"}"#.utf8).write(to: URL(fileURLWithPath: path + "/oci-layout"))
+        try Data(ImageIndex(manifests: [root]).serialized()).write(
+            to: URL(fileURLWithPath: path + "/index.json"))
+        try Data(#"{"imageLayoutVersion":"1.0.0"}"#.utf8).write(
+            to: URL(fileURLWithPath: path + "/oci-layout"))
     }
 }

@@ -6,27 +6,43 @@ import Testing
 
 @Suite struct PullTests {
     /// Every form of the same image, made by the tools of others where they have a say.
-    @Test(arguments: ["oci-dir", "oci-archive", "docker-archive", "rootfs", "gzip", "zstd", "xz", "bzip2", "tree", "stdin", "gzipped-archive"])
+    @Test(arguments: [
+        "oci-dir", "oci-archive", "docker-archive", "rootfs", "gzip", "zstd", "xz", "bzip2", "tree", "stdin",
+        "gzipped-archive",
+    ])
     func takesEveryForm(form: String) throws {
         let box = try Box()
-        let tar = try box.write("rootfs.tar", Images.tar([
-            (Images.entry("etc", .directory, mode: 0o755), []), (Images.entry("etc/f", .file), Array("content".utf8)),
-        ]))
+        let tar = try box.write(
+            "rootfs.tar",
+            Images.tar([
+                (Images.entry("etc", .directory, mode: 0o755), []),
+                (Images.entry("etc/f", .file), Array("content".utf8)),
+            ]))
         try Images.layout([[UInt8](Data(contentsOf: URL(fileURLWithPath: tar)))], at: box.path("layout"))
         var input: Data?
         var source = box.path("input")
         switch form {
         case "oci-dir": source = box.path("layout")
-        case "oci-archive": try #require(call(["skopeo", "copy", "-q", "oci:layout:t", "oci-archive:input:x:t"], at: box.directory).code == 0)
-        case "docker-archive": try #require(call(["skopeo", "copy", "-q", "oci:layout:t", "docker-archive:input:x:t"], at: box.directory).code == 0)
-        case "gzipped-archive": try #require(call(["sh", "-c", "tar -C layout -cf - . | gzip > input"], at: box.directory).code == 0)
+        case "oci-archive":
+            try #require(
+                call(["skopeo", "copy", "-q", "oci:layout:t", "oci-archive:input:x:t"], at: box.directory)
+                    .code == 0)
+        case "docker-archive":
+            try #require(
+                call(["skopeo", "copy", "-q", "oci:layout:t", "docker-archive:input:x:t"], at: box.directory)
+                    .code == 0)
+        case "gzipped-archive":
+            try #require(
+                call(["sh", "-c", "tar -C layout -cf - . | gzip > input"], at: box.directory).code == 0)
         case "rootfs": source = tar
         case "tree":
-            try #require(call(["sh", "-c", "mkdir input && tar -C input -xf rootfs.tar"], at: box.directory).code == 0)
+            try #require(
+                call(["sh", "-c", "mkdir input && tar -C input -xf rootfs.tar"], at: box.directory).code == 0)
         case "stdin":
             input = try Data(contentsOf: URL(fileURLWithPath: tar))
             source = "-"
-        default: try #require(call(["sh", "-c", "\(form) -c rootfs.tar > input"], at: box.directory).code == 0)
+        default:
+            try #require(call(["sh", "-c", "\(form) -c rootfs.tar > input"], at: box.directory).code == 0)
         }
         let pulled = try box("pull-local", source, "app", input: input)
         #expect(pulled.code == 0, "\(pulled.err)")
@@ -39,7 +55,8 @@ import Testing
 
     @Test func keepsTheDigestThroughSaveAndLoad() throws {
         let box = try Box()
-        try Images.layout([Images.tar([(Images.entry("f", .file), [1])])], at: box.path("layout"), name: "app:1")
+        try Images.layout(
+            [Images.tar([(Images.entry("f", .file), [1])])], at: box.path("layout"), name: "app:1")
         #expect(try box("pull-local", "layout").line.hasPrefix("app:1 sha256:"))
         let digest = try box("inspect", "app:1").out
         for format in ["docker-archive", "oci-archive", "oci-dir"] {
@@ -49,7 +66,8 @@ import Testing
             #expect(try second("inspect", "app:1").out == digest)
         }
         #expect(try box("save", "app:1").out == box("save", "app:1").out)
-        #expect(try call(["skopeo", "inspect", "docker-archive:" + box.path("saved-docker-archive")]).code == 0)
+        #expect(
+            try call(["skopeo", "inspect", "docker-archive:" + box.path("saved-docker-archive")]).code == 0)
     }
 
     @Test func othersReadTheStoreInPlace() throws {
@@ -118,7 +136,9 @@ import Testing
     @Test func diskUsageIsWhatDuSays() throws {
         let box = try Box()
         try box.addBusybox()
-        let list = try #require(try JSONSerialization.jsonObject(with: Data(box("df", "--format", "json").out.utf8)) as? [[String: Any]])
+        let list = try #require(
+            try JSONSerialization.jsonObject(with: Data(box("df", "--format", "json").out.utf8))
+                as? [[String: Any]])
         let sum = list.compactMap { $0["Size"] as? Int }.reduce(0, +)
         let du = try call(["du", "-s", "-B1", box.store]).out.split(separator: "\t").first.flatMap { Int($0) }
         #expect(sum == du)
@@ -128,26 +148,36 @@ import Testing
 @Suite struct DamageTests {
     /// Each wrong input: one line, the right code, nothing left.
     @Test(arguments: [
-        ("missing file", "No such file"), ("empty file", "is empty"), ("text", "no archive"), ("truncated gzip", "too early"),
-        ("damaged gzip", "damaged"), ("wrong layer digest", "digest"), ("wrong manifest digest", "digest"), ("short layer", "bytes"),
-        ("missing layer", "lacks the blob"), ("wrong diff ID", "diff ID"), ("unknown media type", "media type"),
-        ("other architecture", "this machine"), ("bad name", "no image name"), ("broken config", "JSON"), ("duplicate key", "twice"),
+        ("missing file", "No such file"), ("empty file", "is empty"), ("text", "no archive"),
+        ("truncated gzip", "too early"),
+        ("damaged gzip", "damaged"), ("wrong layer digest", "digest"), ("wrong manifest digest", "digest"),
+        ("short layer", "bytes"),
+        ("missing layer", "lacks the blob"), ("wrong diff ID", "diff ID"),
+        ("unknown media type", "media type"),
+        ("other architecture", "this machine"), ("bad name", "no image name"), ("broken config", "JSON"),
+        ("duplicate key", "twice"),
         ("device file", "device"),
     ])
     func badInputIsOneLineAndLeavesNothing(what: String, words: String) throws {
         let box = try Box()
-        let layer = try Images.tar([(Images.entry("f", .file), (0..<50_000).map { UInt8(truncatingIfNeeded: $0 &* 7) })])
+        let layer = try Images.tar([
+            (Images.entry("f", .file), (0..<50_000).map { UInt8(truncatingIfNeeded: $0 &* 7) })
+        ])
         try Images.layout([layer], at: box.path("l")) { config in
             guard what == "other architecture" || what == "wrong diff ID" else { return config }
             let diff = what == "wrong diff ID" ? Digest(of: [9]) : Digest(of: layer)
-            return ImageConfig(platform: what == "wrong diff ID" ? .host : Platform(os: "linux", architecture: "s390x"), diffIDs: [diff], created: nil)
+            return ImageConfig(
+                platform: what == "wrong diff ID" ? .host : Platform(os: "linux", architecture: "s390x"),
+                diffIDs: [diff], created: nil)
         }
         let blob = URL(fileURLWithPath: box.path("l/blobs/sha256/\(Digest(of: layer).hex)"))
         var input = box.path("l")
         var name = "app"
         func editBlob(_ isWanted: (Data) -> Bool, _ change: (Data) -> Data) throws {
             let folder = URL(fileURLWithPath: box.path("l/blobs/sha256"))
-            for file in try FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil) {
+            for file in try FileManager.default.contentsOfDirectory(
+                at: folder, includingPropertiesForKeys: nil)
+            {
                 let data = try Data(contentsOf: file)
                 if data.first == UInt8(ascii: "{"), isWanted(data) { try change(data).write(to: file) }
             }
@@ -168,12 +198,15 @@ import Testing
             try data.write(to: blob)
         case "short layer": try Data(contentsOf: blob).dropLast(512).write(to: blob)
         case "missing layer": try FileManager.default.removeItem(at: blob)
-        case "wrong manifest digest": try editBlob({ $0.range(of: Data("layers\":[".utf8)) != nil }) { $0.dropLast() + Data(" ".utf8) }
+        case "wrong manifest digest":
+            try editBlob({ $0.range(of: Data("layers\":[".utf8)) != nil }) { $0.dropLast() + Data(" ".utf8) }
         case "broken config": input = try rewritten(box, config: Array("{not json".utf8), layer)
-        case "duplicate key": input = try rewritten(box, config: Array(#"{"os":"linux","os":"linux"}"#.utf8), layer)
+        case "duplicate key":
+            input = try rewritten(box, config: Array(#"{"os":"linux","os":"linux"}"#.utf8), layer)
         case "unknown media type":
             let index = URL(fileURLWithPath: box.path("l/index.json"))
-            let text = try String(contentsOf: index, encoding: .utf8).replacing("manifest.v1+json", with: "unknown.v1+json")
+            let text = try String(contentsOf: index, encoding: .utf8).replacing(
+                "manifest.v1+json", with: "unknown.v1+json")
             try Data(text.utf8).write(to: index)
         case "bad name": name = "UPPER CASE"
         case "device file": input = "/dev/zero"
@@ -200,7 +233,8 @@ import Testing
             _ = try box.write("l/blobs/sha256/\(digest.hex)", bytes)
             return Descriptor(mediaType: type, digest: digest, size: Int64(bytes.count))
         }
-        let manifest = Manifest(config: try put(config, MediaType.config), layers: [try put(layer, MediaType.layer)])
+        let manifest = Manifest(
+            config: try put(config, MediaType.config), layers: [try put(layer, MediaType.layer)])
         let root = try put(manifest.serialized(), MediaType.manifest)
         _ = try box.write("l/index.json", ImageIndex(manifests: [root]).serialized())
         return box.path("l")
@@ -218,7 +252,8 @@ import Testing
     @Test func mendsWhatCanBeMended() throws {
         let box = try Box()
         try box.addBusybox()
-        let layer = try #require(try FileManager.default.contentsOfDirectory(atPath: box.store + "/layers").first)
+        let layer = try #require(
+            try FileManager.default.contentsOfDirectory(atPath: box.store + "/layers").first)
         let file = box.store + "/layers/\(layer)/tree/etc/plain"
         try Data("no programs".utf8).write(to: URL(fileURLWithPath: file))
         #expect(try box("fsck").code == 0)
@@ -230,7 +265,9 @@ import Testing
         // A rotten blob is replaced by the next pull of the same image.
         let blobs = box.store + "/blobs/sha256/"
         let largest = try FileManager.default.contentsOfDirectory(atPath: blobs).max {
-            let size = { (name: String) in (try? FileManager.default.attributesOfItem(atPath: blobs + name)[.size] as? Int) ?? 0 }
+            let size = { (name: String) in
+                (try? FileManager.default.attributesOfItem(atPath: blobs + name)[.size] as? Int) ?? 0
+            }
             return size($0) < size($1)
         }
         let blob = URL(fileURLWithPath: blobs + (try #require(largest)))
@@ -259,7 +296,11 @@ import Testing
     @Test func killedPullsLeaveTheStoreWhole() throws {
         let box = try Box(place: "/dev/shm")
         let input = try box.write("busybox.tar", Images.busybox())
-        try Images.layout([Images.tar([(Images.entry("f", .file), [1])]), [UInt8](Data(contentsOf: URL(fileURLWithPath: input)))], at: box.path("l"))
+        try Images.layout(
+            [
+                Images.tar([(Images.entry("f", .file), [1])]),
+                [UInt8](Data(contentsOf: URL(fileURLWithPath: input))),
+            ], at: box.path("l"))
         #expect(try box("pull-local", "l", "base").code == 0)
         #expect(try box("rmi", "base").code == 0)
         let empty = try call(["du", "-s", "-B1", box.store]).out
@@ -285,13 +326,16 @@ import Testing
         #expect(try call(["du", "-s", "-B1", box.store]).out == empty)
     }
 
-    @Test(.enabled(if: isRoot, "SKIPPED: mounting a small tmpfs takes root")) func aFullDiskLeavesTheStoreWhole() throws {
+    @Test(.enabled(if: isRoot, "SKIPPED: mounting a small tmpfs takes root"))
+    func aFullDiskLeavesTheStoreWhole() throws {
         let box = try Box()
         let input = try box.write("busybox.tar", Images.busybox())
         try FileManager.default.createDirectory(atPath: box.path("small"), withIntermediateDirectories: true)
         try #require(call(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", box.path("small")]).code == 0)
         defer { _ = try? call(["umount", box.path("small")]) }
-        func small(_ words: String...) throws -> Output { try call([program, "--root", box.path("small/store")] + words) }
+        func small(_ words: String...) throws -> Output {
+            try call([program, "--root", box.path("small/store")] + words)
+        }
         let full = try small("pull-local", input, "app")
         #expect(full.code == 125 && full.err.contains("No space"), "\(full.err)")
         #expect(try small("fsck", "--deep").code == 0)
@@ -314,11 +358,16 @@ import Testing
     @Test func shiftsIDs() throws {
         try #require(isRoot || true)
         let box = try Box()
-        let layer = try Images.tar([(Images.entry("f", .file, mode: 0o4755, uid: 7), [1]), (Images.entry("d", .directory, mode: 0o755), [])])
+        let layer = try Images.tar([
+            (Images.entry("f", .file, mode: 0o4755, uid: 7), [1]),
+            (Images.entry("d", .directory, mode: 0o755), []),
+        ])
         #expect(try box("pull-local", box.write("l.tar", layer), "app").code == 0)
         guard isRoot else { return }
         #expect(try box("unpack", "app", "out", "--uid-map", "0:100000:65536").code == 0)
-        #expect(try call(["stat", "-c", "%u:%g %a", box.path("out/f"), box.path("out/d"), box.path("out")]).out == "100007:100007 4755\n100000:100000 755\n100000:100000 755\n")
+        #expect(
+            try call(["stat", "-c", "%u:%g %a", box.path("out/f"), box.path("out/d"), box.path("out")]).out
+                == "100007:100007 4755\n100000:100000 755\n100000:100000 755\n")
         let small = try box("unpack", "app", "out2", "--uid-map", "0:1000:5")
         #expect(small.code == 125 && small.err.contains("outside the id map"))
         #expect(!FileManager.default.fileExists(atPath: box.path("out2")))
@@ -329,18 +378,30 @@ import Testing
     func realImages() throws {
         let box = try Box()
         let images = try #require(shared) + "/images"
-        #expect(try box("pull-local", images + "/alpine-minirootfs-3.20.3-x86_64.tar.gz", "alpine:3.20").code == 0)
+        #expect(
+            try box("pull-local", images + "/alpine-minirootfs-3.20.3-x86_64.tar.gz", "alpine:3.20").code == 0
+        )
         #expect(try box("pull-local", images + "/busybox-1.37-glibc.oci", "busybox").code == 0)
         for name in ["alpine:3.20", "busybox"] {
             #expect(try box("unpack", name, "out").code == 0)
-            #expect(try call(["umoci", "unpack", "--image", "\(box.store):\(name == "busybox" ? "busybox:latest" : name)", box.path("peer")]).code == 0)
-            let compared = try call(["sh", "-c", """
-                for d in out peer/rootfs; do (cd $d && find . -mindepth 1 -printf '%p %y %m %U:%G %s %T@ %l\\n' | grep -v ' d ' | sort); done | sort | uniq -u
-                """], at: box.directory)
+            #expect(
+                try call([
+                    "umoci", "unpack", "--image",
+                    "\(box.store):\(name == "busybox" ? "busybox:latest" : name)", box.path("peer"),
+                ]).code == 0)
+            let compared = try call(
+                [
+                    "sh", "-c",
+                    """
+                    for d in out peer/rootfs; do (cd $d && find . -mindepth 1 -printf '%p %y %m %U:%G %s %T@ %l\\n' | grep -v ' d ' | sort); done | sort | uniq -u
+                    """,
+                ], at: box.directory)
             #expect(compared.out.isEmpty, "\(compared.out.prefix(500))")
             try call(["rm", "-rf", box.path("out"), box.path("peer")])
         }
-        #expect(try box("run", "--rm", "alpine:3.20", "cat", "/etc/os-release").out.contains("Alpine Linux v3.20"))
+        #expect(
+            try box("run", "--rm", "alpine:3.20", "cat", "/etc/os-release").out.contains("Alpine Linux v3.20")
+        )
         #expect(try box("run", "--rm", "busybox", "echo", "hi").line == "hi")
     }
 }

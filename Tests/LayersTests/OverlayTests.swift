@@ -10,28 +10,45 @@ import Testing
     /// Names are few, so that layers often meet.
     private static let names = ["a", "b", "c", "d"]
 
-    private static func randomLayer(_ random: inout SeededRandom, isBottom: Bool) throws -> [(TarEntry, [UInt8])] {
+    private static func randomLayer(_ random: inout SeededRandom, isBottom: Bool) throws -> [(
+        TarEntry, [UInt8]
+    )] {
         var items: [(TarEntry, [UInt8])] = []
         for _ in 0...random.below(9) {
             let path = (0...random.below(3)).map { _ in random.pick(names) }.joined(separator: "/")
             let uid = UInt32(random.below(3) * 1000)
             let time = Int64(1_600_000_000 + random.below(1000))
             switch random.below(isBottom ? 6 : 9) {
-            case 0, 1: items.append((try entry(path, .directory, mode: random.pick([0o755, 0o700, 0o1777]), uid: uid, time: time), []))
+            case 0, 1:
+                items.append(
+                    (
+                        try entry(
+                            path, .directory, mode: random.pick([0o755, 0o700, 0o1777]), uid: uid, time: time),
+                        []
+                    ))
             case 2, 3:
                 let content = (0..<random.below(40)).map { _ in UInt8(truncatingIfNeeded: random.next()) }
-                let attributes: [(name: String, value: [UInt8])] = random.below(4) == 0 ? [("user.t", [1, 2])] : []
-                items.append((
-                    try entry(path, .file, mode: random.pick([0o644, 0o4755, 0o600]), uid: uid, time: time, nanoseconds: Int32(random.below(1000)), attributes: attributes),
-                    content
-                ))
+                let attributes: [(name: String, value: [UInt8])] =
+                    random.below(4) == 0 ? [("user.t", [1, 2])] : []
+                items.append(
+                    (
+                        try entry(
+                            path, .file, mode: random.pick([0o644, 0o4755, 0o600]), uid: uid, time: time,
+                            nanoseconds: Int32(random.below(1000)), attributes: attributes),
+                        content
+                    ))
             case 4:
                 let target = random.pick(["a", "/a/b", "../b", "missing", "c/d"])
-                items.append((try entry(path, .symbolicLink(Array(target.utf8)), mode: 0o777, uid: uid, time: time), []))
+                items.append(
+                    (
+                        try entry(path, .symbolicLink(Array(target.utf8)), mode: 0o777, uid: uid, time: time),
+                        []
+                    ))
             case 5: items.append((try entry(path, .fifo, mode: 0o600, time: time), []))
             case 6: items.append((try entry(whiteout(path), .file), []))
             case 7: items.append((try entry(path + "/.wh..wh..opq", .file), []))
-            default: items.append((try entry(path, .hardLink(Array(random.pick(names).utf8)), time: time), []))
+            default:
+                items.append((try entry(path, .hardLink(Array(random.pick(names).utf8)), time: time), []))
             }
         }
         return items
@@ -43,13 +60,17 @@ import Testing
         return parts.joined(separator: "/")
     }
 
-    private static func unpackAlone(_ bytes: [UInt8], _ scratch: Scratch, _ number: Int, below: [String]) throws -> String {
+    private static func unpackAlone(_ bytes: [UInt8], _ scratch: Scratch, _ number: Int, below: [String])
+        throws -> String
+    {
         let place = try scratch.sub("layer\(number)")
         let file = try scratch.file("layer\(number).tar", bytes)
         let fd = try open(file, O_RDONLY)
         let tree = try open(place, O_RDONLY | O_DIRECTORY)
         let writer = try TreeWriter(
-            root: tree.raw, form: .overlay(.trusted, below: number == 0 ? nil : LayerStack(below, form: .trusted), isBottom: number == 0),
+            root: tree.raw,
+            form: .overlay(
+                .trusted, below: number == 0 ? nil : LayerStack(below, form: .trusted), isBottom: number == 0),
             options: UnpackOptions())
         _ = try applyLayer(fd.raw, LayerSource(compression: .none), to: writer)
         try writer.finish()
@@ -92,7 +113,9 @@ import Testing
         return lines
     }
 
-    private static func mounted<Result>(_ layers: [String], _ scratch: Scratch, _ body: (String) throws -> Result) throws -> Result {
+    private static func mounted<Result>(
+        _ layers: [String], _ scratch: Scratch, _ body: (String) throws -> Result
+    ) throws -> Result {
         let place = try scratch.sub("mnt")
         let empty = try scratch.sub("empty")
         let lower = ([empty] + layers.reversed()).joined(separator: ":")

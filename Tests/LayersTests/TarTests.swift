@@ -5,7 +5,9 @@ import OCI
 import Testing
 
 @Suite struct LayerPathTests {
-    @Test(arguments: [("/a//b/./c/", "a/b/c"), ("./", ""), (".", ""), ("a", "a"), ("...", "..."), ("a/..b", "a/..b")])
+    @Test(arguments: [
+        ("/a//b/./c/", "a/b/c"), ("./", ""), (".", ""), ("a", "a"), ("...", "..."), ("a/..b", "a/..b"),
+    ])
     func normalises(text: String, path: String) throws {
         #expect(try LayerPath(parsing: Array(text.utf8)).bytes == Array(path.utf8))
     }
@@ -22,7 +24,10 @@ import Testing
         return [
             (try entry("dir", .directory, mode: 0o1777, uid: 5, gid: 6, nanoseconds: 500_000_000), []),
             (try entry("dir/f", .file, mode: 0o6755, uid: 3_000_000_000, time: -7), Array("hi".utf8)),
-            (try entry(long, .file, attributes: [("user.k", [0, 1, 255])]), [UInt8](repeating: 7, count: 5000)),
+            (
+                try entry(long, .file, attributes: [("user.k", [0, 1, 255])]),
+                [UInt8](repeating: 7, count: 5000)
+            ),
             (try entry("ä", .symbolicLink(Array(("/" + long).utf8)), mode: 0o777), []),
             (try entry("h", .hardLink(Array("dir/f".utf8))), []),
             (try entry("c", .characterDevice(major: 1, minor: 3), mode: 0o666), []),
@@ -60,20 +65,30 @@ import Testing
     @Test(arguments: [("gzip", Compression.gzip), ("zstd", .zstd), ("xz", .xz), ("bzip2", .bzip2)])
     func expandsEveryCompression(program: String, compression: Compression) throws {
         let scratch = try Scratch()
-        let plain = try scratch.file("a.tar", tar(Self.samples() + [(entry("big", .file), [UInt8](repeating: 1, count: 3 << 20))]))
+        let plain = try scratch.file(
+            "a.tar", tar(Self.samples() + [(entry("big", .file), [UInt8](repeating: 1, count: 3 << 20))]))
         #expect(try shell("sh", "-c", "\(program) -c \(plain) > \(plain).c").code == 0)
         let start = try readFile("\(plain).c").prefix(Compression.magicLength)
         #expect(Compression.sniff(start) == compression)
         #expect(try readTar("\(plain).c", compression).count == 8)
         // Two members, one after the other, are one stream.
-        #expect(try shell("sh", "-c", "(head -c 1000 \(plain) | \(program) -c; tail -c +1001 \(plain) | \(program) -c) > \(plain).2").code == 0)
+        #expect(
+            try shell(
+                "sh", "-c",
+                "(head -c 1000 \(plain) | \(program) -c; tail -c +1001 \(plain) | \(program) -c) > \(plain).2"
+            ).code == 0)
         #expect(try readTar("\(plain).2", compression).count == 8)
     }
 
     @Test(arguments: ["gzip", "zstd", "xz", "bzip2"])
     func noticesATruncatedStream(program: String) throws {
         let scratch = try Scratch()
-        let plain = try scratch.file("a.tar", tar(Self.samples() + [(entry("big", .file), (0..<100_000).map { UInt8(truncatingIfNeeded: $0 &* 31) })]))
+        let plain = try scratch.file(
+            "a.tar",
+            tar(
+                Self.samples() + [
+                    (entry("big", .file), (0..<100_000).map { UInt8(truncatingIfNeeded: $0 &* 31) })
+                ]))
         #expect(try shell("sh", "-c", "\(program) -c \(plain) | head -c -9 > \(plain).c").code == 0)
         let compression = try Compression.sniff(readFile("\(plain).c").prefix(6))
         #expect(throws: LayerError.self) { try readTar("\(plain).c", compression) }
@@ -81,7 +96,8 @@ import Testing
 
     @Test func limitsTheExpandedSize() throws {
         let scratch = try Scratch()
-        let path = try scratch.file("a.tar", tar([(entry("big", .file), [UInt8](repeating: 0, count: 1 << 20))]))
+        let path = try scratch.file(
+            "a.tar", tar([(entry("big", .file), [UInt8](repeating: 0, count: 1 << 20))]))
         let fd = try open(path, O_RDONLY)
         let error = #expect(throws: LayerError.self) {
             try applyLayer(fd.raw, LayerSource(compression: .none, maximumSize: 1000), to: nil)

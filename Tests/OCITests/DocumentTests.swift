@@ -13,7 +13,8 @@ import Testing
     }
 
     @Test(arguments: [
-        "", "{", "[1,]", #"{"a":1,"a":2}"#, "01", "+1", "nul", "[1] 2", "\"\u{1}\"", #""\ud800""#, #""\x""#, "1.", "[1 2]",
+        "", "{", "[1,]", #"{"a":1,"a":2}"#, "01", "+1", "nul", "[1] 2", "\"\u{1}\"", #""\ud800""#, #""\x""#,
+        "1.", "[1 2]",
         #"{"a" 1}"#, #"{a:1}"#, "\"abc", String(repeating: "[", count: 100_000),
     ])
     func refuses(text: String) {
@@ -36,7 +37,8 @@ import Testing
     @Test(arguments: [
         "", "sha256", "sha256:", "sha256:../../../etc/passwd", "md5:d41d8cd98f00b204e9800998ecf8427e",
         "sha256:E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855",
-        "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b85", "sha512:" + String(repeating: "a", count: 64),
+        "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b85",
+        "sha512:" + String(repeating: "a", count: 64),
     ])
     func refuses(text: String) {
         #expect(throws: OCIError.self) { try Digest(parsing: text) }
@@ -66,7 +68,8 @@ import Testing
     }
 
     @Test(arguments: [
-        "", "Alpine", "a:", "a:b:c/", "-a", "a..b", "a___b", "a/", "/a", "a//b", "a:" + String(repeating: "x", count: 129),
+        "", "Alpine", "a:", "a:b:c/", "-a", "a..b", "a___b", "a/", "/a", "a//b",
+        "a:" + String(repeating: "x", count: 129),
         "a@sha256:1", "a b", "a:-x", "../x", "reg.io:x/a", "a\u{0}b", String(repeating: "a", count: 300),
     ])
     func refuses(text: String) {
@@ -87,17 +90,23 @@ import Testing
     }
 
     @Test func readsWhatItWrites() throws {
-        guard case .manifest(let manifest) = try ImageDocument(parsing: Self.manifest(), mediaType: MediaType.manifest)
+        guard
+            case .manifest(let manifest) = try ImageDocument(
+                parsing: Self.manifest(), mediaType: MediaType.manifest)
         else { throw OCIError(.document, "no manifest") }
-        guard case .manifest(let again) = try ImageDocument(parsing: manifest.serialized(), mediaType: MediaType.manifest)
+        guard
+            case .manifest(let again) = try ImageDocument(
+                parsing: manifest.serialized(), mediaType: MediaType.manifest)
         else { throw OCIError(.document, "no manifest") }
         #expect(again.layers == manifest.layers)
         #expect(again.config == manifest.config)
     }
 
     @Test(arguments: [
-        ("\"schemaVersion\":2", "\"schemaVersion\":1"), ("\"size\":0", "\"size\":-1"), ("\"size\":0", "\"size\":\"0\""),
-        ("\"layers\":", "\"manifests\":[],\"layers\":"), ("tar+gzip", "tar+lzma"), (MediaType.config, "text/plain"),
+        ("\"schemaVersion\":2", "\"schemaVersion\":1"), ("\"size\":0", "\"size\":-1"),
+        ("\"size\":0", "\"size\":\"0\""),
+        ("\"layers\":", "\"manifests\":[],\"layers\":"), ("tar+gzip", "tar+lzma"),
+        (MediaType.config, "text/plain"),
         (MediaType.manifest, MediaType.index), ("\"layers\"", "\"other\""), (digest, "sha256:short"),
     ])
     func refuses(part: String, replacement: String) {
@@ -106,7 +115,9 @@ import Testing
     }
 
     @Test func refusesADocumentOfAnotherType() {
-        #expect(throws: OCIError.self) { try ImageDocument(parsing: Self.manifest(), mediaType: MediaType.index) }
+        #expect(throws: OCIError.self) {
+            try ImageDocument(parsing: Self.manifest(), mediaType: MediaType.index)
+        }
     }
 }
 
@@ -128,7 +139,8 @@ import Testing
 @Suite struct DocumentFuzzTests {
     @Test func mutatedDocumentsNeverCrash() {
         var random = SeededRandom(seed: 20_241_124)
-        let config = ImageConfig(platform: .host, diffIDs: [Digest(of: [1])], created: "2024-01-01T00:00:00Z").serialized()
+        let config = ImageConfig(platform: .host, diffIDs: [Digest(of: [1])], created: "2024-01-01T00:00:00Z")
+            .serialized()
         var spec = ContainerSpec()
         spec.process.args = ["sh"]
         let seeds = [ManifestTests.manifest(), config, spec.json.serialized(), ImageIndex().serialized()]

@@ -15,7 +15,8 @@ import Testing
         return spec
     }
 
-    static let overlay = RootSource.overlay(layers: ["/l/1", "/l/2"], upper: "/c/upper", work: "/c/work", place: "/c/root")
+    static let overlay = RootSource.overlay(
+        layers: ["/l/1", "/l/2"], upper: "/c/upper", work: "/c/work", place: "/c/root")
 
     static func facts(_ change: (inout HostFacts) -> Void = { _ in }) -> HostFacts {
         var facts = HostFacts()
@@ -26,16 +27,20 @@ import Testing
 
     /// A plan as text: steps, reasons, shell equivalents.
     static func text(_ plan: LaunchPlan) -> String {
-        plan.steps.map { "\($0.wording.title)\n    \($0.wording.reason)\n    $ \($0.wording.shell)\n" }.joined()
+        plan.steps.map { "\($0.wording.title)\n    \($0.wording.reason)\n    $ \($0.wording.shell)\n" }
+            .joined()
             + plan.notes.map { "note: \($0)\n" }.joined()
     }
 
     private func compare(_ name: String, _ text: String) throws {
-        let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Golden/\(name).txt")
+        let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent(
+            "Golden/\(name).txt")
         if ProcessInfo.processInfo.environment["IMGBOX_RENEW_GOLDEN"] != nil {
             try text.write(to: source, atomically: true, encoding: .utf8)
         }
-        #expect(text == (try? String(contentsOf: source, encoding: .utf8)), "renew with IMGBOX_RENEW_GOLDEN=1 swift test --filter PlannerTests")
+        #expect(
+            text == (try? String(contentsOf: source, encoding: .utf8)),
+            "renew with IMGBOX_RENEW_GOLDEN=1 swift test --filter PlannerTests")
     }
 
     @Test func standardContainer() throws {
@@ -57,14 +62,17 @@ import Testing
         var options = PlanOptions()
         options.hasInit = true
         options.rootSwitch = .chroot
-        try compare("everything", Self.text(Planner.plan(spec, Self.facts(), root: Self.overlay, options: options)))
+        try compare(
+            "everything", Self.text(Planner.plan(spec, Self.facts(), root: Self.overlay, options: options)))
     }
 
     @Test func initialRootFallsBackToChrootAndSaysSo() throws {
         let plan = try Planner.plan(Self.spec(), Self.facts { $0.rootIsInitial = true }, root: Self.overlay)
         #expect(plan.steps.contains(.switchRoot(.chroot)))
         #expect(plan.notes.contains { $0.contains("chroot instead") })
-        #expect(try Planner.plan(Self.spec(), Self.facts(), root: Self.overlay).steps.contains(.switchRoot(.pivot)))
+        #expect(
+            try Planner.plan(Self.spec(), Self.facts(), root: Self.overlay).steps.contains(
+                .switchRoot(.pivot)))
     }
 
     @Test func onlyHeldCapabilitiesArePassedOn() throws {
@@ -87,13 +95,15 @@ import Testing
             #expect(throws: RuntimeError.self) { try Planner.plan(spec, Self.facts(), root: Self.overlay) }
         }
         #expect(throws: RuntimeError.self) {
-            try Planner.plan(Self.spec(), Self.facts(), root: .overlay(layers: [], upper: "", work: "", place: ""))
+            try Planner.plan(
+                Self.spec(), Self.facts(), root: .overlay(layers: [], upper: "", work: "", place: ""))
         }
     }
 
     @Test func everyStepHasWords() throws {
         for step in try Planner.plan(Self.spec(), Self.facts(), root: Self.overlay).steps {
-            #expect(!step.wording.title.isEmpty && !step.wording.reason.isEmpty && !step.wording.shell.isEmpty)
+            #expect(
+                !step.wording.title.isEmpty && !step.wording.reason.isEmpty && !step.wording.shell.isEmpty)
         }
     }
 
@@ -107,7 +117,8 @@ import Testing
 
 @Suite struct UserLookupTests {
     static let users = UserLookup(
-        passwd: Array("root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:w:/srv:/bin/sh\nbroken\nneg:x:-1:1::/:\n".utf8),
+        passwd: Array(
+            "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:w:/srv:/bin/sh\nbroken\nneg:x:-1:1::/:\n".utf8),
         group: Array("root:x:0:\nwww:x:34:\nextra:x:50:web,other\n".utf8))
 
     @Test func looksUp() throws {
@@ -140,7 +151,10 @@ import Testing
     }
 
     private func exec(_ command: String...) -> [LaunchPlan.Step] {
-        [.clone([.mount, .pid]), .dieWithParent, .waitForParent, .closeDescriptors, .exec(candidates: [command[0]], arguments: command, environment: ["PATH=/bin:/usr/bin"])]
+        [
+            .clone([.mount, .pid]), .dieWithParent, .waitForParent, .closeDescriptors,
+            .exec(candidates: [command[0]], arguments: command, environment: ["PATH=/bin:/usr/bin"]),
+        ]
     }
 
     @Test(.enabled(if: isRoot, "SKIPPED: namespaces take root")) func startsWithBusyThreads() throws {
@@ -159,16 +173,20 @@ import Testing
     }
 
     @Test(.enabled(if: isRoot, "SKIPPED: namespaces take root")) func namesTheStepThatFailed() {
-        let steps: [LaunchPlan.Step] = [.clone([.mount, .pid]), .privateMounts, .workingDirectory("/nowhere/at/all")]
+        let steps: [LaunchPlan.Step] = [
+            .clone([.mount, .pid]), .privateMounts, .workingDirectory("/nowhere/at/all"),
+        ]
         let error = #expect(throws: LaunchError.self) { try run(steps) }
         #expect(error?.step == .workingDirectory("/nowhere/at/all"))
         #expect(error?.errno?.rawValue == ENOENT)
         #expect(error?.exitCode == 125)
     }
 
-    @Test(.enabled(if: isRoot, "SKIPPED: namespaces take root"), arguments: [
-        ("/nonexistent", Int32(127)), ("/etc", 126), ("/etc/passwd", 126),
-    ])
+    @Test(
+        .enabled(if: isRoot, "SKIPPED: namespaces take root"),
+        arguments: [
+            ("/nonexistent", Int32(127)), ("/etc", 126), ("/etc/passwd", 126),
+        ])
     func tellsCommandsApart(path: String, code: Int32) {
         let error = #expect(throws: LaunchError.self) { try run(exec(path)) }
         #expect(error?.exitCode == code)
