@@ -72,8 +72,8 @@ package func replaceFile(
         throw error
     }
     if durable {
-        let self_ = try open(".", O_RDONLY | O_DIRECTORY, at: directory)
-        _ = fsync(self_.raw)
+        let itself = try open(".", O_RDONLY | O_DIRECTORY, at: directory)
+        _ = fsync(itself.raw)
     }
 }
 

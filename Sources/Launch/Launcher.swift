@@ -14,19 +14,23 @@ package struct LaunchedChild: ~Copyable {
 
     private let report: OwnedFD
     private let release: OwnedFD
+    /// The other end of `release`, kept so that writing to a child that is gone sends no SIGPIPE.
+    private let gate: OwnedFD
     private let socket: Int32
     private let stamps: UnsafeMutablePointer<Int64>?
     private let plan: LaunchPlan
     private let started: Int64
 
     init(
-        pid: Int32, pidfd: Int32, report: consuming OwnedFD, release: consuming OwnedFD, socket: Int32,
+        pid: Int32, pidfd: Int32, report: consuming OwnedFD, release: consuming OwnedFD, gate: consuming OwnedFD,
+        socket: Int32,
         stamps: UnsafeMutablePointer<Int64>?, plan: LaunchPlan, started: Int64
     ) {
         self.pid = pid
         self.pidfd = OwnedFD(pidfd)
         self.report = report
         self.release = release
+        self.gate = gate
         self.socket = socket
         self.stamps = stamps
         self.plan = plan
@@ -130,6 +134,7 @@ package enum Launcher {
         }
         var inherited = Lowering.Inherited()
         inherited.release = releaseRead
+        inherited.releaseWriter = releaseWrite
         inherited.socket = sockets[1]
         inherited.standard = [descriptors.standardInput, -1, -1]
         inherited.sources = sources.map { $0.fd.raw }
@@ -150,13 +155,13 @@ package enum Launcher {
             program.cgroup = -1
             return cl_launch(&program, &pidfd)
         }
-        for fd in [reportWrite, releaseRead, sockets[1]] where fd >= 0 { close(fd) }
+        for fd in [reportWrite, sockets[1]] where fd >= 0 { close(fd) }
         guard pid > 0 else {
-            for fd in [reportRead, releaseWrite, sockets[0]] where fd >= 0 { close(fd) }
+            for fd in [reportRead, releaseRead, releaseWrite, sockets[0]] where fd >= 0 { close(fd) }
             throw describeClone(Errno(rawValue: Int32(-pid)), plan)
         }
         return LaunchedChild(
-            pid: Int32(pid), pidfd: pidfd, report: OwnedFD(reportRead), release: OwnedFD(releaseWrite),
+            pid: Int32(pid), pidfd: pidfd, report: OwnedFD(reportRead), release: OwnedFD(releaseWrite), gate: OwnedFD(releaseRead),
             socket: sockets[0],
             stamps: stamps, plan: plan, started: started)
     }

@@ -8,6 +8,8 @@ final class Lowering {
     struct Inherited {
         /// The pipe whose byte lets the command start.
         var release: Int32 = -1
+        /// The end of that pipe that only the parent may hold: its end is how the child learns that the parent is gone.
+        var releaseWriter: Int32 = -1
         /// Where the terminal's master is sent.
         var socket: Int32 = -1
         /// What becomes standard input, output and error; -1 leaves one as it is.
@@ -48,6 +50,7 @@ final class Lowering {
 
     /// Masks and ignored signals of the parent must not reach the command; files get the modes that are asked for.
     private func prepare() {
+        program.call(Int(CL_SYS_close), .number(Int64(inherited.releaseWriter)))
         program.call(Int(CL_SYS_umask), .number(0))
         program.call(
             Int(CL_SYS_rt_sigaction), .number(Int64(SIGPIPE)),
