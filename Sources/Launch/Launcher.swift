@@ -22,7 +22,8 @@ package struct LaunchedChild: ~Copyable {
     private let started: Int64
 
     init(
-        pid: Int32, pidfd: Int32, report: consuming OwnedFD, release: consuming OwnedFD, gate: consuming OwnedFD,
+        pid: Int32, pidfd: Int32, report: consuming OwnedFD, release: consuming OwnedFD,
+        gate: consuming OwnedFD,
         socket: Int32,
         stamps: UnsafeMutablePointer<Int64>?, plan: LaunchPlan, started: Int64
     ) {
@@ -161,7 +162,8 @@ package enum Launcher {
             throw describeClone(Errno(rawValue: Int32(-pid)), plan)
         }
         return LaunchedChild(
-            pid: Int32(pid), pidfd: pidfd, report: OwnedFD(reportRead), release: OwnedFD(releaseWrite), gate: OwnedFD(releaseRead),
+            pid: Int32(pid), pidfd: pidfd, report: OwnedFD(reportRead), release: OwnedFD(releaseWrite),
+            gate: OwnedFD(releaseRead),
             socket: sockets[0],
             stamps: stamps, plan: plan, started: started)
     }

@@ -79,6 +79,13 @@ package struct ContainerRun {
 
     /// Runs the container to its end. The result is its exit code.
     package func run(note: (String) -> Void) throws -> Int32 {
+        guard HostFacts.probe().isRoot else {
+            throw RuntimeError(
+                "running a container takes root in this version",
+                hint:
+                    "as an ordinary user you can take images in, look into them and unpack them; run with sudo"
+            )
+        }
         // Layers must not be swept between the look at the store and the container's state file.
         var content: HeldLock? = HeldLock(try store.holdContent())
         let directory = try ContainerDirectory.make(in: store)

@@ -65,6 +65,21 @@ package enum SpecBuilder {
         return spec
     }
 
+    /// The specification for a bundle that other runtimes run: only what every one of them knows.
+    package static func bundle(_ image: ImageConfig.Execution, users: UserLookup) throws(RuntimeError)
+        -> ContainerSpec
+    {
+        var options = RunOptions()
+        options.hostname = "imgbox"
+        if image.entrypoint.isEmpty, image.cmd.isEmpty { options.command = ["/bin/sh"] }
+        var spec = try self.spec(options, image: image, users: users, rootPath: "rootfs", id: "")
+        spec.namespaces.removeAll { $0 == "time" }
+        for index in spec.mounts.indices where spec.mounts[index].type == "cgroup2" {
+            (spec.mounts[index].type, spec.mounts[index].source) = ("cgroup", "cgroup")
+        }
+        return spec
+    }
+
     /// As docker has it: an entry point from the user drops the image's command.
     private static func command(_ options: RunOptions, _ image: ImageConfig.Execution) -> [String] {
         if let entrypoint = options.entrypoint { return entrypoint + options.command }

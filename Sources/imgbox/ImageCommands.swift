@@ -12,7 +12,7 @@ extension SaveFormat: ExpressibleByArgument {}
 /// `imgbox images`
 struct ImagesCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "images", abstract: "List the images in the store.", aliases: ["image-ls"])
+        commandName: "images", abstract: "List the images in the store.")
 
     @OptionGroup var store: RootOption
 

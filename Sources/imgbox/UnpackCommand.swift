@@ -1,7 +1,9 @@
 import ArgumentParser
 import Files
+import Glibc
 import Layers
 import OCI
+import Runtime
 import Store
 import SystemPackage
 
@@ -47,6 +49,9 @@ struct UnpackCommand: ParsableCommand {
     @Flag(help: "Leave device nodes out.")
     var noDevices = false
 
+    @Flag(help: "Make an OCI bundle: DIRECTORY/rootfs and DIRECTORY/config.json, for runc and crun.")
+    var bundle = false
+
     @Flag(name: [.short, .long], help: "Show no progress.")
     var quiet = false
 
@@ -56,17 +61,38 @@ struct UnpackCommand: ParsableCommand {
         let store = try self.store.open()
         let wanted = try platform.map { try Platform(parsing: $0) }
         let resolved = try store.resolve(image, platform: wanted)
+        if bundle { try makeBundle() }
         let display = ProgressDisplay.forTerminal(quiet: quiet)
         let report: UnpackReport
         do {
             report = try store.unpack(
-                resolved, to: FilePath(directory), options: try options(), progress: display?.handler)
+                resolved, to: FilePath(target), options: try options(), progress: display?.handler)
             display?.finish()
         } catch {
             display?.finish()
             throw error
         }
         for warning in report.warnings { remark(warning) }
+        if bundle { try writeConfig(resolved, store) }
+    }
+
+    private var target: String { bundle ? directory + "/rootfs" : directory }
+
+    /// A bundle's directory is new or empty, as a plain one has to be.
+    private func makeBundle() throws {
+        guard try !makeDirectory(directory) else { return }
+        let there = try open(directory, O_RDONLY | O_DIRECTORY)
+        guard try entries(of: there.raw).isEmpty else {
+            throw UsageError(
+                "'\(printable(directory))' is not empty", hint: "give a new or an empty directory")
+        }
+    }
+
+    private func writeConfig(_ image: ResolvedImage, _ store: Store) throws {
+        let spec = try SpecBuilder.bundle(image.config.config, users: UserLookup(LayerStack([target])))
+        let there = try open(directory, O_RDONLY | O_DIRECTORY)
+        try replaceFile(
+            "config.json", at: there.raw, with: Array((spec.json.pretty() + "\n").utf8), durable: false)
     }
 
     private func options() throws -> UnpackOptions {

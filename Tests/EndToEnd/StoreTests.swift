@@ -374,6 +374,55 @@ import Testing
         #expect(try box("unpack", "app", "out3", "--rootless").err.contains("1 files belong to you"))
     }
 
+    @Test(.enabled(if: isRoot, "SKIPPED: running a bundle takes root")) func bundlesRunInRunc() throws {
+        let box = try Box()
+        try box.addBusybox()
+        #expect(try box("unpack", "--bundle", "busybox", "bundle").code == 0)
+        let file = URL(fileURLWithPath: box.path("bundle/config.json"))
+        let text = try String(contentsOf: file, encoding: .utf8).replacing(
+            "\"/bin/sh\"", with: "\"echo\", \"from runc\"")
+        try Data(text.utf8).write(to: file)
+        let output = try call(["runc", "run", "imgbox-test-\(getpid())"], at: box.path("bundle"))
+        #expect(output.code == 0 && output.line == "from runc", "\(output)")
+        #expect(try box("unpack", "--bundle", "busybox", "bundle").code == 125)
+    }
+
+    /// An ordinary user has a store of his own; owners are squashed and counted, devices left out and counted.
+    @Test(.enabled(if: isRoot, "SKIPPED: becoming another user takes root")) func ordinaryUsers() throws {
+        let box = try Box(place: "/dev/shm")
+        let layer = try Images.tar([
+            (Images.entry("f", .file, mode: 0o4755, uid: 7), [1]),
+            (Images.entry("null", .characterDevice(major: 1, minor: 3)), []),
+            (Images.entry("locked", .directory, mode: 0o500), []), (Images.entry("locked/g", .file), [2]),
+        ])
+        try Images.layout(
+            [layer, Images.tar([(Images.entry(".wh.f", .file), []), (Images.entry("h", .file), [3])])],
+            at: box.path("l"))
+        try call(["chmod", "-R", "a+rX", box.directory])
+        try call(["chmod", "777", box.directory])
+        func user(_ words: String...) throws -> Output {
+            try call(
+                [
+                    "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", program, "--root",
+                    box.path("mine"),
+                ] + words, at: box.directory)
+        }
+        let pulled = try user("pull-local", "l", "app")
+        #expect(pulled.code == 0 && pulled.err.contains("device nodes were left out"), "\(pulled)")
+        let unpacked = try user("unpack", "app", "out")
+        #expect(unpacked.code == 0 && unpacked.err.contains("belong to you"), "\(unpacked)")
+        #expect(
+            try FileManager.default.contentsOfDirectory(atPath: box.path("out")).sorted() == ["h", "locked"])
+        #expect(
+            try call(["stat", "-c", "%u %a", box.path("out/locked"), box.path("out/locked/g")]).out
+                == "12345 500\n12345 644\n")
+        #expect(try user("ls", "app").out.contains("locked"))
+        #expect(try user("fsck", "--deep").code == 0)
+        #expect(try user("run", "--rm", "app", "true").err.contains("root"))
+        #expect(try user("rmi", "app").code == 0)
+        #expect(try user("gc", "-q").line == "0")
+    }
+
     @Test(.enabled(if: shared != nil && isRoot, "SKIPPED: needs ../shared/images and root"))
     func realImages() throws {
         let box = try Box()

@@ -15,14 +15,16 @@ import Testing
     @Test(arguments: [
         "", "{", "[1,]", #"{"a":1,"a":2}"#, "01", "+1", "nul", "[1] 2", "\"\u{1}\"", #""\ud800""#, #""\x""#,
         "1.", "[1 2]",
-        #"{"a" 1}"#, #"{a:1}"#, "\"abc"
+        #"{"a" 1}"#, #"{a:1}"#, "\"abc",
     ])
     func refuses(text: String) {
         #expect(throws: OCIError.self) { try JSON(parsing: Array(text.utf8)) }
     }
 
     @Test func refusesDeepNesting() {
-        #expect(throws: OCIError.self) { try JSON(parsing: [UInt8](repeating: UInt8(ascii: "["), count: 100_000)) }
+        #expect(throws: OCIError.self) {
+            try JSON(parsing: [UInt8](repeating: UInt8(ascii: "["), count: 100_000))
+        }
     }
 
     @Test func refusesBytesThatAreNoUTF8() {
