@@ -42,18 +42,7 @@ package func entries(of directory: Int32) throws(FileError) -> [DirectoryEntry] 
 /// Removes a tree by descriptors, without following a link or leaving the file system by a mount.
 /// Modes that shut the owner out are opened first. A name that is not there is no error.
 package func removeTree(_ name: UnsafePointer<CChar>, at directory: Int32) throws(FileError) {
-    if unlinkat(directory, name, 0) == 0 { return }
-    switch Glibc.errno {
-    case ENOENT: return
-    case EISDIR, EPERM: break
-    default: throw FileError.last("unlink", String(cString: name))
-    }
-    if unlinkat(directory, name, AT_REMOVEDIR) == 0 { return }
-    switch Glibc.errno {
-    case ENOENT: return
-    case ENOTEMPTY, EEXIST, EACCES: break
-    default: throw FileError.last("rmdir", String(cString: name))
-    }
+    if try removeSimple(name, at: directory) { return }
     try removeContents(of: name, at: directory)
     if unlinkat(directory, name, AT_REMOVEDIR) != 0 && Glibc.errno != ENOENT {
         throw FileError.last("rmdir", String(cString: name))
@@ -62,6 +51,32 @@ package func removeTree(_ name: UnsafePointer<CChar>, at directory: Int32) throw
 
 /// Removes all that is in a directory, and keeps the directory.
 package func removeContents(of name: UnsafePointer<CChar>, at directory: Int32) throws(FileError) {
+    let top = try openForRemoval(name, at: directory)
+    var removal = Removal(top: top.raw)
+    // What was too deep has come up meanwhile, and is removed in the next round.
+    repeat {
+        removal.moved = false
+        try removal.empty(top.raw, depth: 0)
+    } while removal.moved
+}
+
+/// A file, or an empty directory. False when it is a directory with something in it.
+private func removeSimple(_ name: UnsafePointer<CChar>, at directory: Int32) throws(FileError) -> Bool {
+    if unlinkat(directory, name, 0) == 0 { return true }
+    switch Glibc.errno {
+    case ENOENT: return true
+    case EISDIR, EPERM: break
+    default: throw FileError.last("unlink", String(cString: name))
+    }
+    if unlinkat(directory, name, AT_REMOVEDIR) == 0 { return true }
+    switch Glibc.errno {
+    case ENOENT: return true
+    case ENOTEMPTY, EEXIST, EACCES: return false
+    default: throw FileError.last("rmdir", String(cString: name))
+    }
+}
+
+private func openForRemoval(_ name: UnsafePointer<CChar>, at directory: Int32) throws(FileError) -> OwnedFD {
     let flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
     var fd = ck_openat(directory, name, flags, 0)
     if fd < 0 && Glibc.errno == EACCES {
@@ -69,12 +84,46 @@ package func removeContents(of name: UnsafePointer<CChar>, at directory: Int32) 
         fd = ck_openat(directory, name, flags, 0)
     }
     guard fd >= 0 else { throw FileError.last("open", String(cString: name)) }
-    let handle = OwnedFD(fd)
-    if geteuid() != 0 { _ = fchmod(handle.raw, 0o700) }
-    // Deep trees must not use up the descriptors or the stack of a thread: a level costs one of each, and a
-    // name of 4,096 bytes ends at 2,048 levels for anything that a layer can hold.
-    for entry in try entries(of: handle.raw) {
-        try removeTree(entry.name, at: handle.raw)
+    if geteuid() != 0 { _ = fchmod(fd, 0o700) }
+    return OwnedFD(fd)
+}
+
+/// A removal in progress. A layer may nest directories two thousand levels deep, and each level costs a descriptor: what
+/// is deeper than `maximumDepth` is moved up first.
+private struct Removal {
+    private static let maximumDepth = 100
+    let top: Int32
+    var moved = false
+    private var number = 0
+
+    init(top: Int32) { self.top = top }
+
+    mutating func empty(_ directory: Int32, depth: Int) throws(FileError) {
+        for entry in try entries(of: directory) {
+            if try removeSimple(entry.name, at: directory) { continue }
+            guard depth < Removal.maximumDepth else {
+                try moveUp(entry.name, directory)
+                continue
+            }
+            let child = try openForRemoval(entry.name, at: directory)
+            try empty(child.raw, depth: depth + 1)
+            if unlinkat(directory, entry.name, AT_REMOVEDIR) != 0 && Glibc.errno != ENOENT {
+                throw FileError.last("rmdir", String(decoding: entry.bytes, as: UTF8.self))
+            }
+        }
+    }
+
+    private mutating func moveUp(_ name: [CChar], _ directory: Int32) throws(FileError) {
+        // A directory can only be renamed by who may write into it.
+        if geteuid() != 0 { _ = fchmodat(directory, name, 0o700, 0) }
+        while true {
+            number += 1
+            if ck_renameat2(directory, name, top, ".imgbox-deep-\(number)", renameNoReplace) == 0 { break }
+            guard Glibc.errno == EEXIST else {
+                throw FileError.last("rename", String(decoding: name.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
+            }
+        }
+        moved = true
     }
 }
 
@@ -117,24 +166,33 @@ private func extendedAttributes(
     return result.sorted { $0.name < $1.name }
 }
 
-/// The space on disk that a tree takes, in bytes, as `du` counts it: each inode once.
+/// The space on disk that a tree takes, in bytes, as `du` counts it: each inode once. One descriptor at a time is open,
+/// however deep the tree is: the way back up is "..".
 package func diskUsage(of name: String, at directory: Int32) throws(FileError) -> Int64 {
-    var seen: Set<UInt64> = []
-    return try diskUsage(name, directory, &seen)
-}
-
-private func diskUsage(
-    _ name: UnsafePointer<CChar>, _ directory: Int32, _ seen: inout Set<UInt64>
-) throws(FileError) -> Int64 {
     guard let info = try status(of: name, at: directory) else { return 0 }
-    if info.kind != .directory {
-        if info.linkCount > 1 && !seen.insert(info.inode).inserted { return 0 }
-        return info.allocated
-    }
+    guard info.kind == .directory else { return info.allocated }
     var sum = info.allocated
-    let fd = ck_openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)
-    if fd < 0 { return sum }
-    let handle = OwnedFD(fd)
-    for entry in try entries(of: handle.raw) { sum += try diskUsage(entry.name, handle.raw, &seen) }
+    var seen: Set<UInt64> = []
+    var current = try open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: directory)
+    var levels = [try entries(of: current.raw)]
+    while let entry = levels.last?.last {
+        levels[levels.count - 1].removeLast()
+        if let info = try status(of: entry.name, at: current.raw) {
+            if info.kind == .directory {
+                sum += info.allocated
+                let fd = ck_openat(current.raw, entry.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)
+                if fd >= 0 {
+                    current = OwnedFD(fd)
+                    levels.append(try entries(of: current.raw))
+                }
+            } else if info.linkCount == 1 || seen.insert(info.inode).inserted {
+                sum += info.allocated
+            }
+        }
+        while levels.count > 1, levels.last?.isEmpty == true {
+            levels.removeLast()
+            current = try open("..", O_RDONLY | O_DIRECTORY, at: current.raw)
+        }
+    }
     return sum
 }
