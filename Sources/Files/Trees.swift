@@ -120,7 +120,8 @@ private struct Removal {
             number += 1
             if ck_renameat2(directory, name, top, ".imgbox-deep-\(number)", renameNoReplace) == 0 { break }
             guard Glibc.errno == EEXIST else {
-                throw FileError.last("rename", String(decoding: name.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
+                throw FileError.last(
+                    "rename", String(decoding: name.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
             }
         }
         moved = true
@@ -180,7 +181,8 @@ package func diskUsage(of name: String, at directory: Int32) throws(FileError) -
         if let info = try status(of: entry.name, at: current.raw) {
             if info.kind == .directory {
                 sum += info.allocated
-                let fd = ck_openat(current.raw, entry.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)
+                let fd = ck_openat(
+                    current.raw, entry.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)
                 if fd >= 0 {
                     current = OwnedFD(fd)
                     levels.append(try entries(of: current.raw))

@@ -47,8 +47,11 @@ struct Imgbox: ParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         var arguments = Array(CommandLine.arguments.dropFirst())
         RootOption.takeLeading(&arguments)
-        RunCommand.separateCommand(&arguments)
         do {
+            if arguments.first == "run", let words = RunWords(parsing: Array(arguments.dropFirst())) {
+                return try words.run()
+            }
+            RunCommand.separateCommand(&arguments)
             var command = try parseQuickly(arguments) ?? parseAsRoot(arguments)
             try command.run()
         } catch let error as ExitCode {

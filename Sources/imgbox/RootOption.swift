@@ -26,7 +26,10 @@ struct RootOption: ParsableArguments {
         }
     }
 
-    var path: FilePath {
+    var path: FilePath { RootOption.path(root) }
+
+    /// The store's directory: as given here, before the command, in the environment, or the usual place.
+    static func path(_ root: String?) -> FilePath {
         let chosen = root ?? RootOption.leading ?? environment("IMGBOX_ROOT") ?? RootOption.standard
         let path = FilePath(chosen)
         if path.isAbsolute { return path.lexicallyNormalized() }

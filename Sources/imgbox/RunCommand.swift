@@ -36,30 +36,47 @@ struct RunCommand: ParsableCommand {
     @Argument(parsing: .postTerminator, help: "The command and its arguments.")
     var command: [String] = []
 
+    func run() throws { try words.run() }
+
+    /// The command line as it was written.
+    var words: RunWords {
+        var words = RunWords()
+        words.root = store.root
+        process.fill(&words)
+        files.fill(&words)
+        network.fill(&words)
+        rights.fill(&words)
+        watching.fill(&words)
+        words.image = image
+        words.command = command
+        return words
+    }
+}
+
+extension RunWords {
+    /// Runs the container to its end, and ends with its exit code.
     func run() throws {
         let options = try self.options()
-        let store = try self.store.open()
+        let store = try Store(at: RootOption.path(root))
         let source: RunSource
-        if files.rootfs {
+        if rootfs {
             source = .directory(try absolute(image))
         } else {
-            if process.pull == .always {
+            if pull == .always {
                 throw UsageError(
                     "--pull always: there is no registry to pull from",
                     hint: "take images in with: imgbox pull-local")
             }
-            source = .image(
-                try store.resolve(image, platform: process.platform.map { try Platform(parsing: $0) }))
+            source = .image(try store.resolve(image, platform: platform.map { try Platform(parsing: $0) }))
         }
         var run = ContainerRun(source, options, in: store)
-        if watching.dryRun { return PlanPrinter(format: watching.format).print(try run.plan(), to: 1) }
-        if watching.explain {
-            let printer = PlanPrinter(format: watching.format)
+        if dryRun { return PlanPrinter(format: format).print(try run.plan(), to: 1) }
+        if explain {
+            let printer = PlanPrinter(format: format)
             run.explain = { plan, times in printer.print(plan, times, to: 2) }
         }
-        if let path = watching.cidfile { run.onCreate = { id in try writeNew(path, id) } }
-        let code = try run.run(note: remark)
-        throw ExitCode(code)
+        if let path = cidfile { run.onCreate = { id in try writeNew(path, id) } }
+        throw ExitCode(try run.run(note: remark))
     }
 
     private func writeNew(_ path: String, _ id: String) throws {
@@ -71,17 +88,6 @@ struct RunCommand: ParsableCommand {
                 hint: "remove it, or name another")
         }
         try write(file.raw, Array(id.utf8), name: path)
-    }
-
-    private func options() throws -> RunOptions {
-        var options = RunOptions()
-        options.command = command
-        options.isRemoved = watching.remove
-        try process.apply(to: &options)
-        try files.apply(to: &options)
-        try network.apply(to: &options)
-        try rights.apply(to: &options)
-        return options
     }
 }
 
@@ -125,8 +131,17 @@ extension RunCommand {
             // Short options in one word: the first that takes a value takes the rest, or the next word.
             let letters = Array(word.dropFirst())
             let taking = letters.firstIndex { valued.contains("-\($0)") }
-            index += taking == letters.count - 1 ? 2 : 1
+            if let taking, taking < letters.count - 1 {
+                // ArgumentParser cannot read -eA=1.
+                arguments[index] = "-" + String(letters[...taking])
+                arguments.insert(String(letters[(taking + 1)...]), at: index + 1)
+            }
+            index += taking == nil ? 1 : 2
         }
-        if index < arguments.count { arguments.insert("--", at: index + 1) }
+        // A `--` that the user wrote after the image is taken as just that.
+        guard index < arguments.count else { return }
+        if index + 1 == arguments.count || arguments[index + 1] != "--" {
+            arguments.insert("--", at: index + 1)
+        }
     }
 }

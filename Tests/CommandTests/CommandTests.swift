@@ -12,7 +12,7 @@ import Testing
         ("run --rm -it alpine sh", "run --rm -it alpine -- sh"),
         ("run -e A=1 --name x alpine", "run -e A=1 --name x alpine --"),
         ("run -itw /x alpine true", "run -itw /x alpine -- true"),
-        ("run -eA=1 alpine env", "run -eA=1 alpine -- env"),
+        ("run -eA=1 alpine env", "run -e A=1 alpine -- env"),
         ("run --name=x alpine a -- b", "run --name=x alpine -- a -- b"),
         ("run --rm -- alpine --rm", "run --rm alpine -- --rm"), ("images -q", "images -q"), ("run", "run"),
     ])
@@ -20,6 +20,33 @@ import Testing
         var words = line.split(separator: " ").map(String.init)
         RunCommand.separateCommand(&words)
         #expect(words.joined(separator: " ") == result)
+    }
+
+    /// The quick reader and ArgumentParser understand every right command line alike, and the quick one leaves wrong ones alone.
+    @Test(arguments: [
+        "alpine", "--rm -it alpine sh -c x",
+        "-e A=1 -eB=2 --env=C --env-file f -w /w -u 1:2 --entrypoint e --init alpine",
+        "--platform p --pull never -v a:b --volume=c:d --mount m --tmpfs t --read-only --shm-size 1 --root-switch chroot alpine",
+        "--rootfs --name n -h h --domainname d --network host alpine a b --rm",
+        "--net none --add-host a:1 --dns 1 -l k=v --label x alpine",
+        "--ulimit a=1 --sysctl k=v --cap-add X --cap-drop Y --security-opt z --explain --dry-run --format json --cidfile c alpine -- x",
+        "--root /r -- alpine --rm", "-itw /x alpine true",
+    ])
+    func quickReadingEqualsTheParser(line: String) throws {
+        let words = line.split(separator: " ").map(String.init)
+        let quick = try #require(RunWords(parsing: words))
+        var full = ["run"] + words
+        RunCommand.separateCommand(&full)
+        let command = try #require(try Imgbox.parseAsRoot(full) as? RunCommand)
+        #expect(quick == command.words)
+    }
+
+    @Test(arguments: [
+        "", "--rm", "--bogus alpine", "-x alpine", "--pull sometimes alpine", "--help", "--name", "-e",
+        "--format xml alpine", "--rm=1 alpine",
+    ])
+    func quickReadingLeavesWrongLinesToTheParser(line: String) {
+        #expect(RunWords(parsing: line.split(separator: " ").map(String.init)) == nil)
     }
 
     /// The hand-written list of options with a value equals what the declarations say.
