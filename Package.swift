@@ -65,6 +65,6 @@ let package = Package(
             "RuntimeTests", ["Runtime", "Launch", "Kernel", "Layers", "OCI", "Files"],
             resources: [.copy("Golden")]),
         tests("CommandTests", ["imgbox", "Runtime", "Store", "OCI", arguments]),
-        tests("EndToEnd", ["Layers", "OCI", "Files"], path: "Tests/EndToEnd"),
+        tests("EndToEnd", ["Layers", "OCI", "Files", system], path: "Tests/EndToEnd"),
     ]
 )

@@ -2,6 +2,7 @@ import Files
 import Foundation
 import Layers
 import OCI
+import SystemPackage
 import Testing
 
 @Suite struct PullTests {
@@ -92,6 +93,55 @@ import Testing
         #expect(try second("pull-local", box.path("both.tar")).out.split(separator: "\n").count == 2)
         let unknown = try second("pull-local", box.path("both.tar"), "--ref", "three")
         #expect(unknown.code == 125 && unknown.err.contains("one:1"))
+    }
+
+    /// An index over two platforms is kept whole, resolved to this machine, and leaves with the same digest.
+    @Test func keepsMultiPlatformIndexesWhole() throws {
+        let box = try Box()
+        try makeDirectories(FilePath(box.path("l/blobs/sha256")))
+        func put(_ bytes: [UInt8], _ type: String, _ platform: Platform? = nil) throws -> Descriptor {
+            let digest = Digest(of: bytes)
+            _ = try box.write("l/blobs/sha256/\(digest.hex)", bytes)
+            return Descriptor(mediaType: type, digest: digest, size: Int64(bytes.count), platform: platform)
+        }
+        var children: [Descriptor] = []
+        for (number, platform) in [Platform(os: "linux", architecture: "s390x"), Platform.host].enumerated() {
+            let layer = try Images.tar([(Images.entry("which", .file), Array(platform.architecture.utf8))])
+            let config = ImageConfig(platform: platform, diffIDs: [Digest(of: layer)], created: nil)
+            let manifest = Manifest(
+                config: try put(config.serialized(), MediaType.config), layers: [try put(layer, MediaType.layer)])
+            children.append(try put(manifest.serialized(), MediaType.manifest, platform))
+            #expect(number < 2)
+        }
+        var root = try put(ImageIndex(manifests: children).serialized(), MediaType.index)
+        root.annotations = [(Descriptor.refName, "multi:1")]
+        _ = try box.write("l/index.json", ImageIndex(manifests: [root]).serialized())
+        _ = try box.write("l/oci-layout", Array(#"{"imageLayoutVersion":"1.0.0"}"#.utf8))
+        #expect(try box("pull-local", "l").line == "multi:1 \(root.digest)")
+        #expect(try box("cat", "multi:1", "which").out == Platform.host.architecture)
+        #expect(try box("unpack", "--platform", "linux/s390x", "multi:1", "other").code == 0)
+        #expect(try String(contentsOfFile: box.path("other/which"), encoding: .utf8) == "s390x")
+        let missing = try box("unpack", "--platform", "linux/arm64", "multi:1", "none")
+        #expect(missing.code == 125 && missing.err.contains("s390x"))
+        #expect(try box("save", "--format", "oci-archive", "-o", "m.tar", "multi:1").code == 0)
+        let second = try Box()
+        #expect(try second("pull-local", box.path("m.tar")).line == "multi:1 \(root.digest)")
+        #expect(try second("fsck", "--deep").code == 0)
+        // A sparse index, as docker saves it: the platform that is not there is no loss.
+        try FileManager.default.removeItem(atPath: box.path("l/blobs/sha256/\(children[0].digest.hex)"))
+        let third = try Box()
+        #expect(try third("pull-local", box.path("l")).line == "multi:1 \(root.digest)")
+        #expect(try third("cat", "multi:1", "which").out == Platform.host.architecture)
+        #expect(try third("fsck", "--deep").code == 0)
+        #expect(try third("gc", "-q").line == "0")
+    }
+
+    @Test func progressIsForTerminalsOnly() throws {
+        let box = try Box()
+        let input = try box.write("busybox.tar", Images.busybox())
+        #expect(try box("pull-local", input, "a").err.isEmpty)
+        let shown = try call(["script", "-qec", "TERM=xterm \(program) --root \(box.store) pull-local \(input) b", "/dev/null"])
+        #expect(shown.out.contains("done") && shown.out.contains("total"), "\(shown)")
     }
 
     @Test func followsLinksInsideALayoutOnly() throws {
