@@ -45,6 +45,8 @@ struct Imgbox: ParsableCommand {
     static func main() {
         // The shell's own rule for programs that a signal must not end half-way: errors of write(2) tell.
         signal(SIGPIPE, SIG_IGN)
+        // With a standard descriptor closed, the next file to be opened would take its place, and go into a container as such.
+        for fd in Int32(0)...2 where fcntl(fd, F_GETFD) < 0 { _ = Glibc.open("/dev/null", O_RDWR) }
         var arguments = Array(CommandLine.arguments.dropFirst())
         RootOption.takeLeading(&arguments)
         do {

@@ -109,7 +109,8 @@ import Testing
             let layer = try Images.tar([(Images.entry("which", .file), Array(platform.architecture.utf8))])
             let config = ImageConfig(platform: platform, diffIDs: [Digest(of: layer)], created: nil)
             let manifest = Manifest(
-                config: try put(config.serialized(), MediaType.config), layers: [try put(layer, MediaType.layer)])
+                config: try put(config.serialized(), MediaType.config),
+                layers: [try put(layer, MediaType.layer)])
             children.append(try put(manifest.serialized(), MediaType.manifest, platform))
             #expect(number < 2)
         }
@@ -140,7 +141,9 @@ import Testing
         let box = try Box()
         let input = try box.write("busybox.tar", Images.busybox())
         #expect(try box("pull-local", input, "a").err.isEmpty)
-        let shown = try call(["script", "-qec", "TERM=xterm \(program) --root \(box.store) pull-local \(input) b", "/dev/null"])
+        let shown = try call([
+            "script", "-qec", "TERM=xterm \(program) --root \(box.store) pull-local \(input) b", "/dev/null",
+        ])
         #expect(shown.out.contains("done") && shown.out.contains("total"), "\(shown)")
     }
 
