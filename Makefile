@@ -46,7 +46,9 @@ SECONDS ?= 60
 fuzz: packages-build
 	@for name in documents tar; do \
 	    IMGBOX_FUZZ=1 $(SWIFT) build --scratch-path .build-fuzz --product fuzz-$$name -Xswiftc -sanitize=fuzzer >.build-log 2>&1 || { cat .build-log; exit 1; }; \
-	    mkdir -p .build-fuzz/corpus-$$name && .build-fuzz/debug/fuzz-$$name -max_total_time=$(SECONDS) -rss_limit_mb=4096 .build-fuzz/corpus-$$name || exit 1; \
+	    mkdir -p .build-fuzz/corpus-$$name; \
+	    tar -czf .build-fuzz/corpus-tar/seed.tar.gz Makefile 2>/dev/null; tar -cf .build-fuzz/corpus-tar/seed.tar Tests/Tools 2>/dev/null; \
+	    .build-fuzz/debug/fuzz-$$name -max_total_time=$(SECONDS) -rss_limit_mb=4096 .build-fuzz/corpus-$$name || exit 1; \
 	done
 
 lint:

@@ -52,7 +52,8 @@ extension Store {
     /// Removes what an unpack that was killed has left beside its destination.
     private func sweepUnpacking(_ parent: Int32) throws(StoreError) {
         try filing { () throws(FileError) in
-            for entry in try entries(of: parent) where entry.bytes.starts(with: Array(".imgbox-unpack-".utf8)) {
+            for entry in try entries(of: parent) where entry.bytes.starts(with: Array(".imgbox-unpack-".utf8))
+            {
                 let name = String(decoding: entry.bytes, as: UTF8.self)
                 // It may belong to somebody else, or go away by itself meanwhile.
                 guard let fd = try? open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: parent),

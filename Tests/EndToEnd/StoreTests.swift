@@ -99,13 +99,20 @@ import Testing
     @Test func takesLegacyDockerArchives() throws {
         let box = try Box()
         let layer = try Images.tar([(Images.entry("f", .file), Array("old".utf8))])
-        let config = ImageConfig(platform: .host, diffIDs: [Digest(of: layer), Digest(of: layer)], created: nil).serialized()
+        let config = ImageConfig(
+            platform: .host, diffIDs: [Digest(of: layer), Digest(of: layer)], created: nil
+        ).serialized()
         let (one, two) = (String(repeating: "1", count: 64), String(repeating: "2", count: 64))
         let name = "\(Digest(of: config).hex).json"
-        let manifest = #"[{"Config":"\#(name)","RepoTags":["old/app:1","old/app:2"],"Layers":["\#(one)/layer.tar","\#(two)/layer.tar"]}]"#
+        let manifest =
+            #"[{"Config":"\#(name)","RepoTags":["old/app:1","old/app:2"],"Layers":["\#(one)/layer.tar","\#(two)/layer.tar"]}]"#
         let archive = try Images.tar([
-            (Images.entry(one, .directory, mode: 0o755), []), (Images.entry("\(one)/layer.tar", .file), layer),
-            (Images.entry("\(two)/layer.tar", .symbolicLink(Array("../\(one)/layer.tar".utf8)), mode: 0o777), []),
+            (Images.entry(one, .directory, mode: 0o755), []),
+            (Images.entry("\(one)/layer.tar", .file), layer),
+            (
+                Images.entry(
+                    "\(two)/layer.tar", .symbolicLink(Array("../\(one)/layer.tar".utf8)), mode: 0o777), []
+            ),
             (Images.entry(name, .file), config), (Images.entry("manifest.json", .file), Array(manifest.utf8)),
             (Images.entry("repositories", .file), Array("{}".utf8)),
         ])
@@ -117,7 +124,8 @@ import Testing
     /// An unpack that is killed leaves nothing under the destination's name, and the next one sweeps its traces.
     @Test func killedUnpacksAreSwept() throws {
         let box = try Box(place: "/dev/shm")
-        let big = try Images.tar((0..<3000).map { (try Images.entry("f\($0)", .file), [UInt8](repeating: 1, count: 4000)) })
+        let big = try Images.tar(
+            (0..<3000).map { (try Images.entry("f\($0)", .file), [UInt8](repeating: 1, count: 4000)) })
         #expect(try box("pull-local", box.write("big.tar", big), "app").code == 0)
         for round in 0..<20 {
             let process = try box.start("unpack", "app", box.path("out"))
@@ -130,7 +138,10 @@ import Testing
             }
         }
         #expect(try box("unpack", "app", "out").code == 0)
-        #expect(try FileManager.default.contentsOfDirectory(atPath: box.directory).sorted() == ["big.tar", "out", "store"])
+        #expect(
+            try FileManager.default.contentsOfDirectory(atPath: box.directory).sorted() == [
+                "big.tar", "out", "store",
+            ])
     }
 
     /// An index over two platforms is kept whole, resolved to this machine, and leaves with the same digest.
@@ -147,7 +158,8 @@ import Testing
             let layer = try Images.tar([(Images.entry("which", .file), Array(platform.architecture.utf8))])
             let config = ImageConfig(platform: platform, diffIDs: [Digest(of: layer)], created: nil)
             let manifest = Manifest(
-                config: try put(config.serialized(), MediaType.config), layers: [try put(layer, MediaType.layer)])
+                config: try put(config.serialized(), MediaType.config),
+                layers: [try put(layer, MediaType.layer)])
             children.append(try put(manifest.serialized(), MediaType.manifest, platform))
             #expect(number < 2)
         }
@@ -178,7 +190,9 @@ import Testing
         let box = try Box()
         let input = try box.write("busybox.tar", Images.busybox())
         #expect(try box("pull-local", input, "a").err.isEmpty)
-        let shown = try call(["script", "-qec", "TERM=xterm \(program) --root \(box.store) pull-local \(input) b", "/dev/null"])
+        let shown = try call([
+            "script", "-qec", "TERM=xterm \(program) --root \(box.store) pull-local \(input) b", "/dev/null",
+        ])
         #expect(shown.out.contains("done") && shown.out.contains("total"), "\(shown)")
     }
 

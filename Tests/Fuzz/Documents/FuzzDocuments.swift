@@ -22,3 +22,16 @@ public func fuzzDocuments(_ start: UnsafePointer<UInt8>, _ count: Int) -> CInt {
     _ = try? Platform(parsing: text)
     return 0
 }
+
+@_silgen_name("LLVMFuzzerRunDriver")
+private func runDriver(
+    _ count: UnsafeMutablePointer<CInt>, _ words: UnsafeMutablePointer<UnsafeMutableRawPointer?>,
+    _ body: @convention(c) (UnsafePointer<UInt8>, Int) -> CInt
+) -> CInt
+
+/// SwiftPM links `main` to this name, in place of libFuzzer's own.
+@_cdecl("fuzz_documents_main")
+public func fuzzMain(_ count: CInt, _ words: UnsafeMutableRawPointer?) -> CInt {
+    var (count, words) = (count, words)
+    return runDriver(&count, &words, fuzzDocuments)
+}
