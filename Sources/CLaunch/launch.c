@@ -100,11 +100,7 @@ static int64_t open_directory(int64_t root, const char *path, uint64_t mode, uin
     return fd == -ENOENT && mode ? make_directories(root, path, mode, resolve) : fd;
 }
 
-static int64_t open_file(int64_t root, const char *path, uint64_t mode, uint64_t resolve) {
-    if (!resolve) resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-    while (*path == '/') path++;
-    int64_t fd = open_in(root, path, O_PATH, 0, resolve);
-    if (fd != -ENOENT || !mode) return fd;
+static int64_t make_file(int64_t root, const char *path, uint64_t mode, uint64_t resolve) {
     char parent[PATH_SPACE];
     size_t length = 0, cut = 0;
     for (; path[length] && length < sizeof parent - 1; length++) {
@@ -119,6 +115,42 @@ static int64_t open_file(int64_t root, const char *path, uint64_t mode, uint64_t
     if (made < 0) return made;
     CALL1(SYS_close, made);
     return open_in(root, path, O_PATH, 0, resolve);
+}
+
+// Writes where the link `path` leads into `next`, as a path from the root. -ENOENT or -EINVAL when it is no link.
+static int64_t read_link(int64_t root, const char *path, char *next, uint64_t resolve) {
+    int64_t link = open_in(root, path, O_PATH | O_NOFOLLOW, 0, resolve);
+    if (link < 0) return link;
+    char target[PATH_SPACE];
+    int64_t length = CALL4(SYS_readlinkat, link, "", target, sizeof target - 1);
+    CALL1(SYS_close, link);
+    if (length <= 0) return length ? length : -ENOENT;
+    size_t at = 0, cut = 0;
+    if (target[0] != '/') {
+        for (size_t i = 0; path[i]; i++)
+            if (path[i] == '/') cut = i + 1;
+        for (; at < cut; at++) next[at] = path[at];
+    }
+    if (at + (size_t)length >= PATH_SPACE) return -ENAMETOOLONG;
+    for (int64_t i = 0; i < length; i++) next[at++] = target[i];
+    next[at] = 0;
+    return 0;
+}
+
+// Opens a file, and makes an empty one where there is none. Images may ship a link to a file that only a running system
+// makes (/etc/resolv.conf of systemd's): the file is made where the link leads, inside the root.
+static int64_t open_file(int64_t root, const char *path, uint64_t mode, uint64_t resolve) {
+    if (!resolve) resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+    char space[2][PATH_SPACE];
+    for (int links = 0; links < 16; links++) {
+        while (*path == '/') path++;
+        int64_t fd = open_in(root, path, O_PATH, 0, resolve);
+        if (fd != -ENOENT || !mode) return fd;
+        char *next = space[links & 1];
+        if (read_link(root, path, next, resolve) < 0) return make_file(root, path, mode, resolve);
+        path = next;
+    }
+    return -ELOOP;
 }
 
 static int64_t check_device(int64_t fd, int64_t high, int64_t low) {
@@ -209,7 +241,9 @@ static void reap(int64_t child) {
                 if (pid != child) continue;
                 CALL1(SYS_exit_group, WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
             }
-        } else if (number > 0) {
+        } else if (number > 0 && (info.si_code <= 0 || number == SIGHUP)) {
+            // What the terminal sends for a key goes to the whole foreground group, the command included: not twice.
+            // The end of the session is told to its leader only, and that is this process.
             CALL2(SYS_kill, child, number);
         }
     }
@@ -218,6 +252,12 @@ static void reap(int64_t child) {
 static int64_t become_init(const struct cl_program *program, char *words, int64_t length) {
     uint64_t all = ~0ull, none = 0;
     CALL4(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof all);
+    // This process is the host's imgbox seen from inside: nobody there may get at its memory or its file
+    // (CVE-2019-5736, CVE-2016-9962), nor see its command line. Before the fork, so that the command never runs while
+    // it can be looked into; execve(2) gives the command what it needs again.
+    CALL5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+    CALL5(SYS_prctl, PR_SET_NAME, "init", 0, 0, 0);
+    for (int64_t i = 0; i < length; i++) words[i] = i < 4 ? "init"[i] : 0;
     struct clone_args args = {.exit_signal = SIGCHLD};
     int64_t child = CALL2(SYS_clone3, &args, sizeof args);
     if (child < 0) return child;
@@ -225,11 +265,6 @@ static int64_t become_init(const struct cl_program *program, char *words, int64_
         // The parent waits for this end of the pipe to close: it must not stay open here.
         CALL1(SYS_close, program->report);
         CALL3(SYS_close_range, 3, ~0u, 0);
-        // This process is the host's imgbox seen from inside: nobody there may get at its memory or its file
-        // (CVE-2019-5736, CVE-2016-9962), nor see its command line.
-        CALL5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
-        CALL5(SYS_prctl, PR_SET_NAME, "init", 0, 0, 0);
-        for (int64_t i = 0; i < length; i++) words[i] = i < 4 ? "init"[i] : 0;
         reap(child);
     }
     CALL4(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
@@ -276,6 +311,9 @@ __attribute__((noreturn)) static void child(const struct cl_program *program) {
     int64_t registers[CL_REGISTERS];
     for (int i = 0; i < CL_REGISTERS; i++) registers[i] = -1;
     uint64_t none = 0;
+    // CLONE_CLEAR_SIGHAND leaves alone what the parent ignores: SIGINT below a shell's "&", SIGHUP below nohup(1).
+    uint64_t fresh[4] = {0};
+    for (int number = 1; number <= 64; number++) CALL4(SYS_rt_sigaction, number, fresh, NULL, sizeof none);
     CALL4(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
     for (uint32_t i = 0; i < program->count; i++) {
         const struct cl_op *op = &program->ops[i];

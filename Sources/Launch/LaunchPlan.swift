@@ -72,6 +72,8 @@ package struct LaunchPlan: Sendable, Equatable {
         case bindRoot(source: String)
         case mount(type: String, at: String, options: [Option], flags: MountFlags)
         case bind(source: String, at: String, isDirectory: Bool, isRecursive: Bool, flags: MountFlags)
+        /// A directory of the root that stays writable and has its own place in the list of mounts.
+        case volume(String)
         case deviceNodes([DeviceNode])
         case deviceLinks([Link])
         case terminal(owner: UInt32)

@@ -25,6 +25,8 @@ final class Lowering {
     let inherited: Inherited
     private var nextSource = 0
     private var hasTerminal = false
+    /// /dev is a directory of the user's, where nothing is known to be what its name says.
+    private var hasForeignDevices = false
 
     // linux/mount.h, linux/fcntl.h
     static let cloexec: Int64 = 0x80000
@@ -48,13 +50,10 @@ final class Lowering {
         }
     }
 
-    /// Masks and ignored signals of the parent must not reach the command; files get the modes that are asked for.
+    /// Files get the modes that are asked for.
     private func prepare() {
         program.call(Int(CL_SYS_close), .number(Int64(inherited.releaseWriter)))
         program.call(Int(CL_SYS_umask), .number(0))
-        program.call(
-            Int(CL_SYS_rt_sigaction), .number(Int64(SIGPIPE)),
-            program.block([UInt8](repeating: 0, count: 64)), .number(0), .number(8))
     }
 
     private func lower(_ step: LaunchPlan.Step) {
@@ -71,6 +70,7 @@ final class Lowering {
         case .mount(let type, let path, let options, let flags): mount(type, path, options, flags)
         case .bind(let source, let path, let isDirectory, let isRecursive, let flags):
             bind(source, path, isDirectory, isRecursive, flags)
+        case .volume(let path): volume(path)
         case .deviceNodes(let nodes):
             for node in nodes {
                 program.call(
@@ -145,9 +145,11 @@ final class Lowering {
     private func overlay(_ layers: [String], _ upper: String, _ work: String, _ place: String) {
         let topFirst = layers.reversed()
         guard plan.mountAPI && plan.layerOption else {
-            let options =
-                "lowerdir=" + topFirst.map(escaped).joined(separator: ":")
-                + ",upperdir=\(escaped(upper)),workdir=\(escaped(work))"
+            let places = ",upperdir=\(escaped(upper)),workdir=\(escaped(work))"
+            var options = "lowerdir=" + topFirst.map(escaped).joined(separator: ":") + places
+            if options.utf8.count >= Lowering.optionSpace {
+                options = "lowerdir=" + openNumbered(Array(topFirst)).joined(separator: ":") + places
+            }
             program.call(
                 Int(CL_SYS_mount), .text("overlay"), .text(place), .text("overlay"), .number(0),
                 .text(options))
@@ -161,6 +163,28 @@ final class Lowering {
         program.call(Int(CL_SYS_fsmount), .register(.object), .number(1), .number(0), to: .root)
         attachRoot(place)
     }
+
+    /// mount(2) copies one page of options, and the paths of some forty layers fill it. Each layer is opened as a descriptor
+    /// of known number instead, and named by that number from within /proc/self/fd.
+    private func openNumbered(_ layers: [String]) -> [String] {
+        let names = layers.indices.map { String(Lowering.firstLayerNumber + $0) }
+        for (index, layer) in layers.enumerated() {
+            program.call(
+                Int(CL_SYS_openat), .number(Int64(AT_FDCWD)), .text(layer),
+                .number(Int64(pathOnly | O_DIRECTORY | O_CLOEXEC)), .number(0), to: .object)
+            program.call(
+                Int(CL_SYS_dup3), .register(.object), .number(Int64(Lowering.firstLayerNumber + index)),
+                .number(Lowering.cloexec))
+            program.call(Int(CL_SYS_close), .register(.object))
+        }
+        program.call(Int(CL_SYS_chdir), .text("/proc/self/fd"))
+        return names
+    }
+
+    /// The smallest page that Linux has, which is what mount(2) takes of its options.
+    private static let optionSpace = 4096
+    /// Above the few descriptors that this process has, and below the usual limit of 1024.
+    private static let firstLayerNumber = 512
 
     /// In a list of directories overlayfs takes a backslash as an escape.
     private func escaped(_ path: String) -> String {
@@ -287,7 +311,7 @@ final class Lowering {
                     to: .target)
                 remount(.target, flags)
             }
-            return
+            return reopenDevices(path)
         }
         let copy = ChildProgram.Value.number(
             Int64(nextSource < inherited.sources.count ? inherited.sources[nextSource] : -1))
@@ -296,6 +320,27 @@ final class Lowering {
         program.call(
             Int(CL_SYS_move_mount), copy, .text(""), .register(.target), .text(""),
             .number(Lowering.moveEmptyPaths))
+        reopenDevices(path)
+    }
+
+    /// Later steps take their devices from the user's own /dev when it was bound.
+    private func reopenDevices(_ path: String) {
+        guard path == "/dev" else { return }
+        hasForeignDevices = true
+        program.special(
+            CL_DIRECTORY, .register(.root), .text(path), .number(0), .number(Lowering.noLinks), to: .dev)
+    }
+
+    private func volume(_ path: String) {
+        program.special(CL_DIRECTORY, .register(.root), .text(path), .number(0o755), to: .target)
+        guard plan.mountAPI else {
+            return program.special(
+                CL_MOUNT_AT, .register(.target), .register(.target), .number(0), .number(0x1000), .number(0))
+        }
+        program.call(
+            Int(CL_SYS_open_tree), .register(.target), .text(""),
+            .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath), to: .object)
+        move(.object)
     }
 
     /// mount_setattr(2) on an open mount.
@@ -337,21 +382,29 @@ final class Lowering {
                 .flags(LaunchPlan.MountFlags.safe.union(.readOnly).rawValue), to: .object)
             move(.object)
             // A directory is done: the operations for a file are left out by a call that fails on purpose.
-            program.call(Int(CL_SYS_close), .number(-1), tolerating: [-1], skip: 3)
+            program.call(
+                Int(CL_SYS_close), .number(-1), tolerating: [-1], skip: hasForeignDevices ? 5 : 3)
         } else {
             program.special(
                 CL_MOUNT_AT, .number(-1), .register(.target), .text("tmpfs"),
                 .flags(LaunchPlan.MountFlags.safe.union(.readOnly).classic),
                 .number(0), .text("tmpfs"))
-            program.call(Int(CL_SYS_close), .number(-1), tolerating: [-1], skip: 3)
+            program.call(
+                Int(CL_SYS_close), .number(-1), tolerating: [-1], skip: hasForeignDevices ? 5 : 3)
         }
         program.special(
             CL_FILE, .register(.root), .text(path), .number(0), .number(Lowering.noLinks), to: .target,
-            tolerating: missing, skip: 2)
+            tolerating: missing, skip: hasForeignDevices ? 4 : 2)
+        if hasForeignDevices {
+            program.special(
+                CL_FILE, .register(.dev), .text("null"), .number(0), .number(Lowering.noLinks), to: .other)
+            program.special(CL_CHECK_DEVICE, .register(.other), .number(1), .number(3))
+        }
         if plan.mountAPI {
+            let (place, name): (ChildProgram.Register, String) = hasForeignDevices ? (.other, "") : (.dev, "null")
             program.call(
-                Int(CL_SYS_open_tree), .register(.dev), .text("null"),
-                .number(Lowering.openTreeClone | Lowering.cloexec), to: .object)
+                Int(CL_SYS_open_tree), .register(place), .text(name),
+                .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath), to: .object)
             move(.object)
         } else {
             program.special(CL_FILE, .register(.dev), .text("null"), .number(0), to: .object)

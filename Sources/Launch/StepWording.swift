@@ -14,7 +14,7 @@ extension LaunchPlan.Step {
     package var wording: StepWording {
         switch self {
         case .clone, .dieWithParent, .privateMounts, .overlayRoot, .bindRoot: rootWording
-        case .mount, .bind, .deviceNodes, .deviceLinks, .terminal, .makeDirectory: mountWording
+        case .mount, .bind, .volume, .deviceNodes, .deviceLinks, .terminal, .makeDirectory: mountWording
         case .sysctl, .maskPaths, .readOnlyPaths, .readOnlyRoot, .switchRoot: sealWording
         default: processWording
         }
@@ -31,7 +31,8 @@ extension LaunchPlan.Step {
         case .dieWithParent:
             return StepWording(
                 title: "die with the parent",
-                reason: "no daemon watches: a killed imgbox must leave no container behind",
+                reason:
+                    "no daemon watches: a killed imgbox must leave no container behind (a change of user clears it: hence here)",
                 shell: "setpriv --pdeathsig KILL ...")
         case .privateMounts:
             return StepWording(
@@ -78,6 +79,11 @@ extension LaunchPlan.Step {
                 reason: "a file or directory of the host is to be seen inside",
                 shell: "mount \(option) \(flags.isEmpty ? "" : "-o \(flags.words.joined(separator: ",")) ")"
                     + "\(shellQuoted(source)) .\(shellQuoted(path))")
+        case .volume(let path):
+            return StepWording(
+                title: "make \(path) a volume",
+                reason: "the image names it as a place for data: it stays writable when the root is read-only",
+                shell: "mkdir -p .\(shellQuoted(path)) && mount --bind .\(shellQuoted(path)) .\(shellQuoted(path))")
         case .deviceNodes(let nodes):
             return StepWording(
                 title: "make the device nodes " + nodes.map(\.name).joined(separator: ", "),

@@ -120,11 +120,27 @@ package final class Attachment {
         var buffer = [UInt8](repeating: 0, count: 16384)
         let count = Glibc.read(terminal, &buffer, buffer.count)
         if count > 0 {
-            // Nobody may be left to read it; the container goes on all the same.
-            try? write(1, Array(buffer[..<count]))
+            display(Array(buffer[..<count]))
             return true
         }
         if count < 0, Glibc.errno == EINTR { return true }
         return count < 0 && Glibc.errno == EAGAIN && !untilEmpty
+    }
+
+    /// Somebody who shares our standard output may have made it non-blocking: nothing is lost for that. Nobody may be left
+    /// to read it; the container goes on all the same.
+    private func display(_ bytes: [UInt8]) {
+        var rest = bytes[...]
+        while !rest.isEmpty {
+            let count = rest.withUnsafeBytes { Glibc.write(1, $0.baseAddress, $0.count) }
+            if count > 0 {
+                rest = rest.dropFirst(count)
+            } else if Glibc.errno == EAGAIN {
+                var output = pollfd(fd: 1, events: Int16(POLLOUT), revents: 0)
+                poll(&output, 1, -1)
+            } else if Glibc.errno != EINTR {
+                return
+            }
+        }
     }
 }

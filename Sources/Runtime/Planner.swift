@@ -29,7 +29,7 @@ package enum Planner {
     ) throws(RuntimeError) -> LaunchPlan {
         var notes: [String] = []
         let namespaces = try namespaces(spec, facts, &notes)
-        var steps: [LaunchPlan.Step] = [.clone(namespaces), .dieWithParent, .privateMounts]
+        var steps: [LaunchPlan.Step] = [.clone(namespaces), .privateMounts]
         switch root {
         case .overlay(let layers, let upper, let work, let place):
             guard !layers.isEmpty else {
@@ -91,6 +91,10 @@ package enum Planner {
                 throw RuntimeError("the mount point '\(printable(mount.destination))' is not absolute")
             }
             let (flags, data) = split(mount.options)
+            if mount.options.contains("imgbox.volume") {
+                steps.append(.volume(mount.destination))
+                continue
+            }
             if mount.type == "bind" || mount.options.contains("bind") || mount.options.contains("rbind") {
                 steps.append(
                     .bind(
@@ -177,6 +181,9 @@ package enum Planner {
         steps.append(
             .user(.init(uid: process.user.uid, gid: process.user.gid, groups: process.user.additionalGids)))
         steps.append(.capabilities(process.user.uid == 0 ? keep : 0))
+        // setresuid(2) clears the wish to die with the parent (prctl(2), PR_SET_PDEATHSIG), so it comes after. A parent that
+        // was killed before is noticed by the wait: its pipe is at its end.
+        steps.append(.dieWithParent)
         if options.hasInit { steps.append(.initProcess) }
         steps += [.waitForParent, .closeDescriptors]
         guard let command = process.args.first, !command.isEmpty else {

@@ -61,7 +61,11 @@ package enum SpecBuilder {
         // The user's mount takes the place of a standard one with the same destination.
         let wanted = Set(options.mounts.map(\.destination))
         spec.mounts.removeAll { wanted.contains($0.destination) }
-        spec.mounts += options.mounts
+        spec.mounts += try volumes(image).filter { !wanted.contains($0.destination) } + options.mounts
+        // What lies above is mounted first, or it would hide what lies below.
+        spec.mounts = spec.mounts.enumerated().sorted {
+            (depth($0.element), $0.offset) < (depth($1.element), $1.offset)
+        }.map(\.element)
         return spec
     }
 
@@ -74,10 +78,30 @@ package enum SpecBuilder {
         if image.entrypoint.isEmpty, image.cmd.isEmpty { options.command = ["/bin/sh"] }
         var spec = try self.spec(options, image: image, users: users, rootPath: "rootfs", id: "")
         spec.namespaces.removeAll { $0 == "time" }
+        spec.mounts.removeAll { $0.options.contains("imgbox.volume") }
         for index in spec.mounts.indices where spec.mounts[index].type == "cgroup2" {
             (spec.mounts[index].type, spec.mounts[index].source) = ("cgroup", "cgroup")
         }
         return spec
+    }
+
+    private static func depth(_ mount: ContainerSpec.Mount) -> Int {
+        mount.destination.split(separator: "/").count
+    }
+
+    /// The image's volumes. A container's own writable directory is as private as an anonymous volume and goes with the
+    /// container, as one does with --rm: so a volume is a directory of it, mounted on itself.
+    private static func volumes(_ image: ImageConfig.Execution) throws(RuntimeError) -> [ContainerSpec.Mount] {
+        var result: [ContainerSpec.Mount] = []
+        for text in image.volumes.sorted() {
+            let parts = text.split(separator: "/").filter { $0 != "." }
+            guard !parts.isEmpty, !parts.contains("..") else {
+                throw RuntimeError("the image's volume '\(printable(text))' is no directory below /")
+            }
+            let path = "/" + parts.joined(separator: "/")
+            result.append(.init(path, type: "bind", source: path, options: ["bind", "imgbox.volume"]))
+        }
+        return result
     }
 
     /// As docker has it: an entry point from the user drops the image's command.
