@@ -401,7 +401,8 @@ final class Lowering {
             program.special(CL_CHECK_DEVICE, .register(.other), .number(1), .number(3))
         }
         if plan.mountAPI {
-            let (place, name): (ChildProgram.Register, String) = hasForeignDevices ? (.other, "") : (.dev, "null")
+            let (place, name): (ChildProgram.Register, String) =
+                hasForeignDevices ? (.other, "") : (.dev, "null")
             program.call(
                 Int(CL_SYS_open_tree), .register(place), .text(name),
                 .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath), to: .object)

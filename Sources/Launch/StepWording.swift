@@ -82,8 +82,11 @@ extension LaunchPlan.Step {
         case .volume(let path):
             return StepWording(
                 title: "make \(path) a volume",
-                reason: "the image names it as a place for data: it stays writable when the root is read-only",
-                shell: "mkdir -p .\(shellQuoted(path)) && mount --bind .\(shellQuoted(path)) .\(shellQuoted(path))")
+                reason:
+                    "the image names it as a place for data: it stays writable when the root is read-only",
+                shell:
+                    "mkdir -p .\(shellQuoted(path)) && mount --bind .\(shellQuoted(path)) .\(shellQuoted(path))"
+            )
         case .deviceNodes(let nodes):
             return StepWording(
                 title: "make the device nodes " + nodes.map(\.name).joined(separator: ", "),

@@ -91,7 +91,8 @@ package enum SpecBuilder {
 
     /// The image's volumes. A container's own writable directory is as private as an anonymous volume and goes with the
     /// container, as one does with --rm: so a volume is a directory of it, mounted on itself.
-    private static func volumes(_ image: ImageConfig.Execution) throws(RuntimeError) -> [ContainerSpec.Mount] {
+    private static func volumes(_ image: ImageConfig.Execution) throws(RuntimeError) -> [ContainerSpec.Mount]
+    {
         var result: [ContainerSpec.Mount] = []
         for text in image.volumes.sorted() {
             let parts = text.split(separator: "/").filter { $0 != "." }
