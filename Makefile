@@ -11,7 +11,7 @@ DEMO_PACKAGES = busybox-static
 TEST_PACKAGES = $(DEMO_PACKAGES) attr acl bzip2 xz-utils zstd runc skopeo umoci util-linux procps python3
 BENCH_PACKAGES = $(TEST_PACKAGES) hyperfine runc crun bubblewrap podman mmdebstrap time gcc libc6-dev
 
-.PHONY: build demo test bench lint format install man completions clean packages-% check-static
+.PHONY: fuzz build demo test bench lint format install man completions clean packages-% check-static
 
 build: packages-build $(IMGBOX)
 
@@ -40,6 +40,16 @@ check-static: $(IMGBOX)
 
 bench: packages-bench $(IMGBOX)
 	@python3 Tests/Benchmarks/bench.py --imgbox $(CURDIR)/$(IMGBOX)
+
+# libFuzzer on the decoders, SECONDS each; it stops at the first crash.
+SECONDS ?= 60
+fuzz: packages-build
+	@for name in documents tar; do \
+	    IMGBOX_FUZZ=1 $(SWIFT) build --scratch-path .build-fuzz --product fuzz-$$name -Xswiftc -sanitize=fuzzer >.build-log 2>&1 || { cat .build-log; exit 1; }; \
+	    mkdir -p .build-fuzz/corpus-$$name; \
+	    tar -czf .build-fuzz/corpus-tar/seed.tar.gz Makefile 2>/dev/null; tar -cf .build-fuzz/corpus-tar/seed.tar Tests/Tools 2>/dev/null; \
+	    .build-fuzz/debug/fuzz-$$name -max_total_time=$(SECONDS) -rss_limit_mb=4096 .build-fuzz/corpus-$$name || exit 1; \
+	done
 
 lint:
 	@$(SWIFT) format lint --strict --recursive --parallel Sources Tests Package.swift

@@ -68,3 +68,17 @@ let package = Package(
         tests("EndToEnd", ["Layers", "OCI", "Files", system], path: "Tests/EndToEnd"),
     ]
 )
+
+// Fuzzers are built by `make fuzz` only: libFuzzer brings its own main and wants every module instrumented.
+if Context.environment["IMGBOX_FUZZ"] != nil {
+    let fuzzing: [SwiftSetting] = [.unsafeFlags(["-sanitize=fuzzer", "-parse-as-library"])]
+    let linking: [LinkerSetting] = [.unsafeFlags(["-sanitize=fuzzer"])]
+    package.targets += [
+        .executableTarget(
+            name: "fuzz-documents", dependencies: ["OCI", "Files"], path: "Tests/Fuzz/Documents",
+            swiftSettings: fuzzing, linkerSettings: linking),
+        .executableTarget(
+            name: "fuzz-tar", dependencies: ["Layers", "Files", "CKernel"], path: "Tests/Fuzz/Tar",
+            swiftSettings: fuzzing, linkerSettings: linking),
+    ]
+}

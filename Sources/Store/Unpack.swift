@@ -24,13 +24,19 @@ extension Store {
         let parent = try filing { () throws(FileError) in
             try open(parentPath.isEmpty ? "." : parentPath.string, O_RDONLY | O_DIRECTORY)
         }
+        try sweepUnpacking(parent.raw)
         let temporary = ".imgbox-unpack-\(getpid())-\(leaf.string.prefix(200))"
         do throws(StoreError) {
             let directory = try filing { () throws(FileError) in
                 guard try makeDirectory(temporary, mode: 0o700, at: parent.raw) else {
                     throw FileError("mkdir", temporary, .fileExists)
                 }
-                return try open(temporary, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: parent.raw)
+                let made = try open(temporary, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: parent.raw)
+                // The lock says that somebody is at work here; without it the next unpack sweeps the directory.
+                guard try tryExclusiveLock(made.raw, name: temporary) else {
+                    throw FileError("lock", temporary, .resourceTemporarilyUnavailable)
+                }
+                return made
             }
             let report = try unpackLayers(of: image, into: directory.raw, options, progress)
             try filing { () throws(FileError) in
@@ -40,6 +46,22 @@ extension Store {
         } catch {
             try filing { () throws(FileError) in try removeTree(temporary, at: parent.raw) }
             throw error
+        }
+    }
+
+    /// Removes what an unpack that was killed has left beside its destination.
+    private func sweepUnpacking(_ parent: Int32) throws(StoreError) {
+        try filing { () throws(FileError) in
+            for entry in try entries(of: parent) where entry.bytes.starts(with: Array(".imgbox-unpack-".utf8))
+            {
+                let name = String(decoding: entry.bytes, as: UTF8.self)
+                // It may belong to somebody else, or go away by itself meanwhile.
+                guard let fd = try? open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: parent),
+                    let info = try? status(of: fd.raw), info.uid == geteuid(),
+                    try tryExclusiveLock(fd.raw, name: name)
+                else { continue }
+                try removeTree(name, at: parent)
+            }
         }
     }
 

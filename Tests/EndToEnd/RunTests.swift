@@ -57,9 +57,12 @@ import Testing
         let list = "null zero full random urandom tty ptmx fd stdin stdout stderr pts shm mqueue"
         #expect(try sh("for d in \(list); do [ -e /dev/$d ] || [ -L /dev/$d ] || echo $d; done").out.isEmpty)
         #expect(try sh("echo x > /dev/null && head -c 3 /dev/zero | wc -c").line == "3")
+<<<<<<< HEAD
         #expect(
             try sh("ls /dev").out.split(separator: "\n").sorted().map(String.init)
                 == (list.split(separator: " ").map(String.init)).sorted())
+=======
+>>>>>>> main
         #expect(try sh("df -k /dev/shm | tail -1 | awk '{print $2}'", "--shm-size", "1m").line == "1024")
         #expect(
             try sh("cat /sys/class/net/lo/operstate; ip addr show lo | grep -c 'inet 127.0.0.1'").out
@@ -235,9 +238,35 @@ import Testing
         #expect(try box.leftovers().isEmpty)
     }
 
-    @Test func aKilledImgboxLeavesNothing() throws {
-        let marker = "31.\(getpid())"
-        let process = try box.start("run", "--rm", "--name", "victim", "busybox", "sleep", marker)
+    /// An image of sixty layers has more paths than mount(2) takes in one page of options.
+    @Test(arguments: ["", "classic"]) func manyLayers(api: String) throws {
+        let base = try [UInt8](Data(contentsOf: URL(fileURLWithPath: box.path("busybox.tar"))))
+        let layers =
+            try [base] + (0..<60).map { try Images.tar([(Images.entry("n\($0)", .file), [UInt8($0)])]) }
+        try Images.layout(layers, at: box.path("many"))
+        #expect(try box("pull-local", "many", "many").code == 0)
+        let output = try box(
+            "run", "--rm", "many", "sh", "-c", "ls / | grep -c '^n'", environment: ["IMGBOX_MOUNT_API": api])
+        #expect(output.line == "60", "\(output)")
+    }
+
+    @Test func volumesOfTheImageStayWritable() throws {
+        let base = try [UInt8](Data(contentsOf: URL(fileURLWithPath: box.path("busybox.tar"))))
+        try Images.layout([base], at: box.path("v")) { config in
+            var config = config
+            config.config.volumes = ["/data", "/etc"]
+            return config
+        }
+        #expect(try box("pull-local", "v", "v").code == 0)
+        let script = "echo x > /data/f && cat /data/f && cat /etc/plain && ! echo y > /f"
+        #expect(try box("run", "--rm", "--read-only", "v", "sh", "-c", script).out == "x\nno program\n")
+        #expect(try box.leftovers().isEmpty)
+    }
+
+    /// Also as another user: a change of user clears the wish to die with the parent.
+    @Test(arguments: ["0", "web"]) func aKilledImgboxLeavesNothing(user: String) throws {
+        let marker = "31.\(getpid())\(user.utf8.count)"
+        let process = try box.start("run", "--rm", "--name", "victim", "-u", user, "busybox", "sleep", marker)
         try waitUntil { try call(["pgrep", "-f", "^sleep \(marker)$"]).code == 0 }
         #expect(try box("ps").out.contains("victim"))
         kill(process.processIdentifier, SIGKILL)

@@ -52,7 +52,7 @@ int64_t ck_copy_range(int source, int target, uint64_t count);
 int ck_sync_filesystem(int fd);
 
 /// The number of prctl(2), which Swift cannot call since C declares it as variadic.
-enum { CK_SYS_PRCTL = SYS_prctl, CK_CAPBSET_READ = 23 };
+enum { CK_SYS_PRCTL = SYS_prctl, CK_SYS_MEMFD = SYS_memfd_create, CK_CAPBSET_READ = 23 };
 
 /// signalfd(2) for every signal that can be caught, all of them blocked in this thread; the mask of before goes to
 /// `*before`. -1 and errno on failure.
