@@ -57,12 +57,9 @@ import Testing
         let list = "null zero full random urandom tty ptmx fd stdin stdout stderr pts shm mqueue"
         #expect(try sh("for d in \(list); do [ -e /dev/$d ] || [ -L /dev/$d ] || echo $d; done").out.isEmpty)
         #expect(try sh("echo x > /dev/null && head -c 3 /dev/zero | wc -c").line == "3")
-<<<<<<< HEAD
         #expect(
             try sh("ls /dev").out.split(separator: "\n").sorted().map(String.init)
                 == (list.split(separator: " ").map(String.init)).sorted())
-=======
->>>>>>> main
         #expect(try sh("df -k /dev/shm | tail -1 | awk '{print $2}'", "--shm-size", "1m").line == "1024")
         #expect(
             try sh("cat /sys/class/net/lo/operstate; ip addr show lo | grep -c 'inet 127.0.0.1'").out
