@@ -50,7 +50,9 @@ import Testing
         #expect(
             try sh("mount | grep -c ' on / '; mount | grep -q ' on /proc type proc' && echo proc").out
                 == "1\nproc\n")
-        #expect(try sh("mount -t tmpfs \(source) /tmp && echo mounted", "--cap-add", "SYS_ADMIN").line == "mounted")
+        #expect(
+            try sh("mount -t tmpfs \(source) /tmp && echo mounted", "--cap-add", "SYS_ADMIN").line
+                == "mounted")
         let outside = try String(contentsOfFile: "/proc/self/mounts", encoding: .utf8)
         #expect(!outside.contains(source) && !outside.contains(box.store))
     }
