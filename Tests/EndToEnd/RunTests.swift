@@ -239,31 +239,6 @@ import Testing
         #expect(try box.leftovers().isEmpty)
     }
 
-    /// An image of sixty layers has more paths than mount(2) takes in one page of options.
-    @Test(arguments: ["", "classic"]) func manyLayers(api: String) throws {
-        let base = try [UInt8](Data(contentsOf: URL(fileURLWithPath: box.path("busybox.tar"))))
-        let layers =
-            try [base] + (0..<60).map { try Images.tar([(Images.entry("n\($0)", .file), [UInt8($0)])]) }
-        try Images.layout(layers, at: box.path("many"))
-        #expect(try box("pull-local", "many", "many").code == 0)
-        let output = try box(
-            "run", "--rm", "many", "sh", "-c", "ls / | grep -c '^n'", environment: ["IMGBOX_MOUNT_API": api])
-        #expect(output.line == "60", "\(output)")
-    }
-
-    @Test func volumesOfTheImageStayWritable() throws {
-        let base = try [UInt8](Data(contentsOf: URL(fileURLWithPath: box.path("busybox.tar"))))
-        try Images.layout([base], at: box.path("v")) { config in
-            var config = config
-            config.config.volumes = ["/data", "/etc"]
-            return config
-        }
-        #expect(try box("pull-local", "v", "v").code == 0)
-        let script = "echo x > /data/f && cat /data/f && cat /etc/plain && ! echo y > /f"
-        #expect(try box("run", "--rm", "--read-only", "v", "sh", "-c", script).out == "x\nno program\n")
-        #expect(try box.leftovers().isEmpty)
-    }
-
     /// Also as another user: a change of user clears the wish to die with the parent.
     @Test(arguments: ["0", "web"]) func aKilledImgboxLeavesNothing(user: String) throws {
         let marker = "31.\(getpid())\(user.utf8.count)"
