@@ -24,7 +24,6 @@ final class Lowering {
     let plan: LaunchPlan
     let inherited: Inherited
     private var nextSource = 0
-    private var hasTerminal = false
     /// /dev is a directory of the user's, where nothing is known to be what its name says.
     private var hasForeignDevices = false
 
@@ -286,7 +285,7 @@ final class Lowering {
         move(place)
     }
 
-    private func move(_ mount: ChildProgram.Register) {
+    func move(_ mount: ChildProgram.Register) {
         program.call(
             Int(CL_SYS_move_mount), .register(mount), .text(""), .register(.target), .text(""),
             .number(Lowering.moveEmptyPaths))
@@ -433,72 +432,6 @@ final class Lowering {
                 CL_FILE, .register(.root), .text(path), .number(0), .number(Lowering.noLinks), to: .object)
             remount(.object, [.readOnly, .noSetID, .noDevices, .noExec])
         }
-    }
-
-    // MARK: - The process
-
-    private func terminal(_ owner: UInt32) {
-        hasTerminal = true
-        let flags = Int64(O_RDWR | O_NOCTTY | O_CLOEXEC)
-        program.call(
-            Int(CL_SYS_openat), .register(.pts), .text("ptmx"), .number(flags), .number(0), to: .master)
-        // TIOCSPTLCK
-        program.call(
-            Int(CL_SYS_ioctl), .register(.master), .number(0x4004_5431), program.block([0, 0, 0, 0]))
-        // TIOCGPTPEER: the other end by its descriptor, not by a path that could be swapped (CVE-2025-52565).
-        program.call(
-            Int(CL_SYS_ioctl), .register(.master), .number(0x5441), .number(Int64(O_RDWR | O_NOCTTY)),
-            to: .terminal)
-        program.call(Int(CL_SYS_fchown), .register(.terminal), .number(Int64(owner)), .number(-1))
-        program.special(CL_SEND_DESCRIPTOR, .number(Int64(inherited.socket)), .register(.master))
-        program.call(Int(CL_SYS_close), .register(.master))
-        program.call(
-            Int(CL_SYS_mknodat), .register(.dev), .text("console"), .number(Int64(S_IFREG | 0o600)),
-            .number(0))
-        program.special(CL_FILE, .register(.dev), .text("console"), .number(0), to: .target)
-        if plan.mountAPI {
-            program.call(
-                Int(CL_SYS_open_tree), .register(.terminal), .text(""),
-                .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.emptyPath), to: .object)
-            move(.object)
-        } else {
-            program.special(
-                CL_MOUNT_AT, .register(.terminal), .register(.target), .number(0), .number(0x1000), .number(0)
-            )
-        }
-    }
-
-    private func session(_ hasTerminal: Bool) {
-        program.call(Int(CL_SYS_setsid))
-        guard hasTerminal else {
-            for (number, fd) in inherited.standard.enumerated() where fd >= 0 {
-                program.call(Int(CL_SYS_dup3), .number(Int64(fd)), .number(Int64(number)), .number(0))
-            }
-            return
-        }
-        // TIOCSCTTY
-        program.call(Int(CL_SYS_ioctl), .register(.terminal), .number(0x540e), .number(0))
-        for number in 0..<3 {
-            program.call(Int(CL_SYS_dup3), .register(.terminal), .number(Int64(number)), .number(0))
-        }
-    }
-
-    private func loopbackUp() {
-        program.call(
-            Int(CL_SYS_socket), .number(Int64(AF_INET)),
-            .number(Int64(SOCK_DGRAM.rawValue) | Lowering.cloexec), .number(0), to: .other)
-        // struct ifreq: the name in 16 bytes, then the flags IFF_UP | IFF_RUNNING. SIOCSIFFLAGS.
-        let request =
-            Array("lo".utf8) + [UInt8](repeating: 0, count: 14) + [0x41, 0] + [UInt8](repeating: 0, count: 24)
-        program.call(Int(CL_SYS_ioctl), .register(.other), .number(0x8914), program.block(request))
-    }
-
-    private func capabilities(_ mask: UInt64) {
-        // _LINUX_CAPABILITY_VERSION_3; effective, permitted and inheritable, low words first.
-        let header: [UInt32] = [0x2008_0522, 0]
-        let (low, high) = (UInt32(truncatingIfNeeded: mask), UInt32(truncatingIfNeeded: mask >> 32))
-        let data: [UInt32] = [low, low, 0, high, high, 0]
-        program.call(Int(CL_SYS_capset), program.block(memoryBytes(header)), program.block(memoryBytes(data)))
     }
 }
 
