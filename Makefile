@@ -6,7 +6,7 @@ STATIC = -c release --static-swift-stdlib -Xswiftc -static-executable
 BUILT = .build/release/imgbox
 IMGBOX = .build/imgbox
 
-BUILD_PACKAGES = libarchive-dev libzstd-dev zlib1g-dev libbz2-dev liblzma-dev nettle-dev libacl1-dev binutils file
+BUILD_PACKAGES = libarchive-dev libzstd-dev zlib1g-dev libbz2-dev liblzma-dev nettle-dev libseccomp-dev libacl1-dev binutils file
 DEMO_PACKAGES = busybox-static
 TEST_PACKAGES = $(DEMO_PACKAGES) attr acl bzip2 xz-utils zstd runc skopeo umoci util-linux procps python3
 BENCH_PACKAGES = $(TEST_PACKAGES) hyperfine runc crun bubblewrap podman mmdebstrap time gcc libc6-dev

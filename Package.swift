@@ -39,11 +39,15 @@ let package = Package(
         .executableTarget(
             name: "imgbox",
             dependencies: [
-                "Runtime", "Launch", "Store", "Layers", "OCI", "Kernel", "Files", arguments, system,
+                "Runtime", "Launch", "Cgroups", "Seccomp", "Store", "Layers", "OCI", "Kernel", "Files", arguments, system,
             ],
             swiftSettings: strict),
-        module("Runtime", ["Launch", "Store", "Layers", "OCI", "Kernel", "Files", "CKernel", system]),
-        module("Launch", ["Kernel", "Files", "CLaunch", "CKernel", system]),
+        module(
+            "Runtime",
+            ["Launch", "Cgroups", "Seccomp", "Store", "Layers", "OCI", "Kernel", "Files", "CKernel", system]),
+        module("Launch", ["Cgroups", "Kernel", "OCI", "Files", "CLaunch", "CKernel", system]),
+        module("Cgroups", ["OCI", "Files", "CKernel", system]),
+        module("Seccomp", ["Kernel", "OCI", "Files", "CSeccomp", "CKernel"]),
         module("Store", ["Layers", "OCI", "Files", system]),
         module(
             "Layers",
@@ -59,6 +63,7 @@ let package = Package(
         library("CLzma", apt: "liblzma-dev"),
         library("CBzip2", apt: "libbz2-dev"),
         library("CNettle", apt: "nettle-dev"),
+        library("CSeccomp", apt: "libseccomp-dev"),
         tests("OCITests", ["OCI", "Files"]),
         tests("LayersTests", ["Layers", "OCI", "Files", system]),
         tests(

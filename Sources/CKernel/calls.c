@@ -5,7 +5,12 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <linux/bpf.h>
 #include <linux/fs.h>
+#include <linux/loop.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/prctl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -125,4 +130,131 @@ int ck_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC); }
 
 long ck_syscall(long number, long a, long b, long c, long d, long e, long f) {
     return syscall(number, a, b, c, d, e, f);
+}
+
+int ck_load_device_filter(const uint64_t *instructions, uint32_t count) {
+    union bpf_attr attr;
+    memset(&attr, 0, sizeof attr);
+    attr.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
+    attr.insns = (uint64_t)(uintptr_t)instructions;
+    attr.insn_cnt = count;
+    attr.license = (uint64_t)(uintptr_t) "Apache-2.0";
+    return (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr);
+}
+
+int ck_attach_device_filter(int group, int filter) {
+    union bpf_attr attr;
+    memset(&attr, 0, sizeof attr);
+    attr.target_fd = (uint32_t)group;
+    attr.attach_bpf_fd = (uint32_t)filter;
+    attr.attach_type = BPF_CGROUP_DEVICE;
+    attr.attach_flags = BPF_F_ALLOW_MULTI;
+    return (int)syscall(SYS_bpf, BPF_PROG_ATTACH, &attr, sizeof attr);
+}
+
+int ck_user_namespace_holder(void) {
+    pid_t parent = getpid();
+    struct clone_args args = {.flags = CLONE_NEWUSER | CLONE_CLEAR_SIGHAND, .exit_signal = SIGCHLD};
+    long pid = syscall(SYS_clone3, &args, sizeof args);
+    if (pid != 0) return (int)pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    // The parent may have gone before the wish was heard.
+    if (getppid() != parent) _exit(0);
+    for (;;) pause();
+}
+
+// Runs one of the two helpers for the process `pid`; 0 when it was content.
+static int run_helper(const char *const *words, pid_t pid) {
+    char number[16];
+    const char *line[2048];
+    unsigned count = 0;
+    snprintf(number, sizeof number, "%d", (int)pid);
+    for (; words[count] && count < sizeof line / sizeof *line - 1; count++) line[count] = *words[count] ? words[count] : number;
+    line[count] = NULL;
+    pid_t child = fork();
+    if (child == 0) {
+        execv(line[0], (char *const *)line);
+        _exit(127);
+    }
+    int status;
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    return child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
+}
+
+static int write_file(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    ssize_t count = write(fd, text, strlen(text));
+    int error = errno;
+    close(fd);
+    errno = error;
+    return count < 0 ? -1 : 0;
+}
+
+static int write_own_maps(uid_t uid, gid_t gid, int *failed) {
+    char line[64];
+    *failed = 1;
+    snprintf(line, sizeof line, "0 %u 1", (unsigned)uid);
+    if (write_file("/proc/self/uid_map", line) != 0) return -1;
+    *failed = 2;
+    // user_namespaces(7): a user without privileges must first give setgroups(2) up.
+    if (write_file("/proc/self/setgroups", "deny") != 0 && errno != ENOENT) return -1;
+    snprintf(line, sizeof line, "0 %u 1", (unsigned)gid);
+    return write_file("/proc/self/gid_map", line);
+}
+
+int ck_enter_user_namespace(const char *const *uid_helper, const char *const *gid_helper, int *failed) {
+    uid_t uid = geteuid();
+    gid_t gid = getegid();
+    *failed = 0;
+    if (!uid_helper) {
+        if (unshare(CLONE_NEWUSER) != 0) return -1;
+        return write_own_maps(uid, gid, failed);
+    }
+    // The helpers have to run outside, for a process that is inside: one that was forked before runs them.
+    int go[2];
+    if (pipe2(go, O_CLOEXEC) != 0) return -1;
+    pid_t self = getpid(), outside = fork();
+    if (outside == 0) {
+        char byte;
+        close(go[1]);
+        if (read(go[0], &byte, 1) != 1) _exit(3);
+        if (run_helper(uid_helper, self) != 0) _exit(1);
+        _exit(run_helper(gid_helper, self) != 0 ? 2 : 0);
+    }
+    close(go[0]);
+    int result = outside < 0 ? -1 : unshare(CLONE_NEWUSER), error = errno, status = 0;
+    if (result == 0 && write(go[1], "g", 1) != 1) result = -1;
+    close(go[1]);
+    if (outside > 0)
+        while (waitpid(outside, &status, 0) < 0 && errno == EINTR) {}
+    if (result == 0 && status != 0) {
+        *failed = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+        error = EPERM;
+        result = -1;
+    }
+    errno = error;
+    return result;
+}
+
+int ck_free_loop(int control) { return ioctl(control, LOOP_CTL_GET_FREE); }
+
+int ck_configure_loop(int device, int file) {
+    struct loop_config config;
+    memset(&config, 0, sizeof config);
+    config.fd = (uint32_t)file;
+    config.info.lo_flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO;
+    int result = ioctl(device, LOOP_CONFIGURE, &config);
+    if (result == 0 || errno != EINVAL) return result;
+    config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
+    return ioctl(device, LOOP_CONFIGURE, &config);
+}
+
+int ck_run(const char *const *words) {
+    pid_t child = vfork();
+    if (child == 0) {
+        execv(words[0], (char *const *)words);
+        _exit(127);
+    }
+    return child < 0 ? -1 : ck_wait_status(child);
 }

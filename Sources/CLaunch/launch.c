@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <linux/magic.h>
+#include <sys/statfs.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -205,20 +207,49 @@ static int64_t check_directory(void) {
     return path[0] == '/' ? 0 : -ENOENT;
 }
 
-static int64_t write_file(int64_t root, const char *path, const char *text) {
-    uint64_t rules = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
-    int64_t fd = open_in(root, path, O_WRONLY, 0, rules);
+// Writes to a file that the kernel made, or to none: an image that could put another in its place would have the text go
+// there (CVE-2019-19921, CVE-2025-52881).
+static int64_t write_proc(int64_t fd, const char *text) {
     if (fd < 0) return fd;
+    struct statfs info;
+    int64_t result = CALL2(SYS_fstatfs, fd, &info);
+    if (result == 0 && info.f_type != PROC_SUPER_MAGIC) result = -EXDEV;
     size_t length = 0;
     while (text[length]) length++;
-    int64_t count = CALL3(SYS_write, fd, text, length);
+    if (result == 0) result = CALL3(SYS_write, fd, text, length);
     CALL1(SYS_close, fd);
-    return count < 0 ? count : 0;
+    return result < 0 ? result : 0;
+}
+
+static int64_t write_file(int64_t root, const char *path, const char *text) {
+    uint64_t rules = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
+    return write_proc(open_in(root, path, O_WRONLY, 0, rules), text);
+}
+
+// pid_t as the parent sees it: this process is still in the parent's PID namespace.
+static int64_t go_on(const struct cl_program *program, const struct cl_op *op, const int64_t *a) {
+    struct clone_args args = {
+        .flags = (uint64_t)a[0] | CLONE_PARENT | (a[1] >= 0 ? CLONE_INTO_CGROUP : 0),
+        .cgroup = a[1] >= 0 ? (uint64_t)a[1] : 0,
+    };
+    int64_t pid = CALL2(SYS_clone3, &args, sizeof args);
+    if (pid <= 0) return pid;
+    struct cl_report here = {.op = (uint32_t)(op - program->ops), .step = op->step, .pid = (int32_t)pid};
+    CALL3(SYS_write, program->report, &here, sizeof here);
+    for (;;) CALL1(SYS_exit_group, 0);
+}
+
+static int64_t enter(const char *path, int64_t flag) {
+    int64_t fd = open_in(AT_FDCWD, path, O_RDONLY, 0, 0);
+    if (fd < 0) return fd;
+    int64_t result = CALL2(SYS_setns, fd, flag);
+    CALL1(SYS_close, fd);
+    return result;
 }
 
 static int64_t wait_for_parent(const struct cl_program *program, const struct cl_op *op, const int64_t *a) {
     if (a[1]) {
-        struct cl_report here = {.op = (uint32_t)(op - program->ops), .step = op->step, .error = 0};
+        struct cl_report here = {.op = (uint32_t)(op - program->ops), .step = op->step};
         CALL3(SYS_write, program->report, &here, sizeof here);
     }
     char byte;
@@ -297,6 +328,16 @@ static int64_t run(const struct cl_program *program, const struct cl_op *op, con
     case CL_INIT: return become_init(program, (char *)a[0], a[1]);
     case CL_EXEC: return execute(a);
     case CL_WRITE_FILE: return write_file(a[0], (const char *)a[1], (const char *)a[2]);
+    case CL_WRITE_PROC: return write_proc(open_in(AT_FDCWD, (const char *)a[0], O_WRONLY, 0, 0), (const char *)a[1]);
+    case CL_FORK: return go_on(program, op, a);
+    case CL_ENTER: return enter((const char *)a[0], a[1]);
+    case CL_LINK_DESCRIPTOR: {
+        char target[40];
+        proc_path(target, a[0]);
+        return CALL3(SYS_symlinkat, target, AT_FDCWD, a[1]);
+    }
+    case CL_END: return CALL1(SYS_exit_group, 0);
+    case CL_PAUSE: return CALL5(SYS_ppoll, NULL, 0, NULL, NULL, 0);
     default: return -ENOSYS;
     }
 }

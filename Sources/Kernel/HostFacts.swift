@@ -11,7 +11,15 @@ package struct HostFacts: Sendable, Equatable {
     package var hasLayerOption = true
     /// The root directory lies on the kernel's first file system, from which pivot_root(2) cannot leave.
     package var rootIsInitial = false
-    package var isRoot = true
+    package var privilege = Privilege.root
+    /// overlayfs takes detached mounts as layers (Linux 6.15); before, they have to be mounted somewhere.
+    package var takesDetachedLayers = true
+    /// overlayfs works on mounts whose owners are mapped (Linux 5.19).
+    package var mapsLayers = true
+    /// The release as (major, minor).
+    package var kernel = KernelVersion(6, 18)
+    /// Processors that are there.
+    package var processors = 2
     /// The capabilities that this process could pass on.
     package var bounding: UInt64 = .max
     package var hasCgroup2 = true
@@ -22,25 +30,36 @@ package struct HostFacts: Sendable, Equatable {
     /// Asks the kernel.
     package static func probe() -> HostFacts {
         var facts = HostFacts()
-        facts.isRoot = geteuid() == 0
+        facts.privilege = .probe()
         let release = kernelRelease()
+        facts.kernel = release
         facts.hasMountAPI =
-            release >= (5, 12) && getenv("IMGBOX_MOUNT_API").map { String(cString: $0) } != "classic"
-        facts.hasLayerOption = facts.hasMountAPI && release >= (6, 7)
+            release >= KernelVersion(5, 12) && environmentWord("IMGBOX_MOUNT_API") != "classic"
+        facts.hasLayerOption = facts.hasMountAPI && release >= KernelVersion(6, 7)
         facts.hasTimeNamespace = access("/proc/self/ns/time", F_OK) == 0
+        facts.takesDetachedLayers =
+            release >= KernelVersion(6, 15) && environmentWord("IMGBOX_LAYERS") != "attached"
+        facts.mapsLayers =
+            facts.hasMountAPI && release >= KernelVersion(5, 19) && environmentWord("IMGBOX_LAYERS") != "copied"
+        facts.processors = sysconf(Int32(_SC_NPROCESSORS_ONLN))
         facts.rootIsInitial = isInitialRoot()
         facts.bounding = boundingSet()
         return facts
     }
 
-    private static func kernelRelease() -> (Int, Int) {
+    /// Older kernels can be played for tests: IMGBOX_MOUNT_API=classic, IMGBOX_LAYERS=attached or copied.
+    private static func environmentWord(_ name: String) -> String? {
+        getenv(name).map { String(cString: $0) }
+    }
+
+    private static func kernelRelease() -> KernelVersion {
         var name = utsname()
-        guard uname(&name) == 0 else { return (0, 0) }
+        guard uname(&name) == 0 else { return KernelVersion(0, 0) }
         let text = withUnsafeBytes(of: &name.release) {
             String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
         }
         let parts = text.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
-        return parts.count == 2 ? (parts[0], parts[1]) : (0, 0)
+        return parts.count == 2 ? KernelVersion(parts[0], parts[1]) : KernelVersion(0, 0)
     }
 
     /// A root on ramfs or tmpfs may be the initial one; mountinfo tells: the initial root is its own parent's child
@@ -66,5 +85,17 @@ package struct HostFacts: Sendable, Equatable {
             if answer == 1 { mask |= 1 << UInt64(number) }
         }
         return mask
+    }
+}
+
+/// A kernel's release, as far as it counts.
+package struct KernelVersion: Sendable, Equatable, Comparable {
+    package let major: Int
+    package let minor: Int
+
+    package init(_ major: Int, _ minor: Int) { (self.major, self.minor) = (major, minor) }
+
+    package static func < (left: KernelVersion, right: KernelVersion) -> Bool {
+        (left.major, left.minor) < (right.major, right.minor)
     }
 }

@@ -9,6 +9,16 @@ package struct LaunchError: DescribedError {
     package let hint: String?
     package let errno: Errno?
 
+    /// Its number in the plan, from 0, and the times of the steps before, when the plan was being explained.
+    package private(set) var index: Int?
+    package private(set) var times: [StepTime?] = []
+
+    func at(_ index: Int, _ times: [StepTime?]) -> LaunchError {
+        var copy = self
+        (copy.index, copy.times) = (index, times)
+        return copy
+    }
+
     package init(_ message: String, hint: String? = nil, errno: Errno? = nil, step: LaunchPlan.Step? = nil) {
         (self.message, self.hint, self.errno, self.step) = (message, hint, errno, step)
     }

@@ -1,5 +1,6 @@
 import CLaunch
 import Glibc
+import OCI
 
 /// The steps that make the process what it is to be: its terminal, session, network and rights.
 extension Lowering {
@@ -64,5 +65,51 @@ extension Lowering {
         let (low, high) = (UInt32(truncatingIfNeeded: mask), UInt32(truncatingIfNeeded: mask >> 32))
         let data: [UInt32] = [low, low, 0, high, high, 0]
         program.call(Int(CL_SYS_capset), program.block(memoryBytes(header)), program.block(memoryBytes(data)))
+    }
+
+    /// The steps by which the child comes into its namespaces.
+    func lowerEntry(_ step: LaunchPlan.Step) {
+        switch step {
+        case .joinNamespaces(let joins):
+            for (index, join) in joins.enumerated() {
+                program.call(
+                    Int(CL_SYS_setns), .number(Int64(inherited.joins[index])), .flags(join.namespace.flag))
+            }
+        case .fork(let namespaces):
+            program.special(
+                CL_FORK, .flags(namespaces.reduce(0) { $0 | $1.flag }), .number(Int64(inherited.cgroup)))
+        case .awaitParent: program.special(CL_WAIT, .number(Int64(inherited.release)), .number(0))
+        case .becomeRoot(let uid, let gid, let dropsGroups):
+            if dropsGroups { program.call(Int(CL_SYS_setgroups), .number(0), .number(0)) }
+            let (user, group) = (ChildProgram.Value.number(Int64(uid)), ChildProgram.Value.number(Int64(gid)))
+            program.call(Int(CL_SYS_setresgid), group, group, group)
+            program.call(Int(CL_SYS_setresuid), user, user, user)
+            // PR_SET_DUMPABLE: nobody looks into this process, which still is imgbox (CVE-2016-9962).
+            program.call(Int(CL_SYS_prctl), .number(4), .number(0))
+        case .cgroupNamespace:
+            program.call(Int(CL_SYS_unshare), .flags(LaunchPlan.Namespace.cgroup.flag))
+        case .timeOffsets(let offsets): timeOffsets(offsets)
+        case .keyring:
+            // KEYCTL_JOIN_SESSION_KEYRING. A kernel without keys has none to share.
+            program.call(Int(CL_SYS_keyctl), .number(1), .text("imgbox"), tolerating: [ENOSYS])
+        default: break
+        }
+    }
+
+    /// Offsets can only be set while nobody is in the namespace; setns(2) is the way in for a process that is there
+    /// already (time_namespaces(7)).
+    private func timeOffsets(_ offsets: [ContainerSpec.TimeOffset]) {
+        let flag = LaunchPlan.Namespace.time.flag
+        program.call(Int(CL_SYS_unshare), .flags(flag))
+        let text = offsets.map { "\($0.clock) \($0.seconds) \($0.nanoseconds)\n" }.joined()
+        program.special(CL_WRITE_PROC, .text("/proc/self/timens_offsets"), .text(text))
+        program.special(CL_ENTER, .text("/proc/self/ns/time_for_children"), .flags(flag))
+    }
+
+    /// SECCOMP_SET_MODE_FILTER with struct sock_fprog: a count and the address of the instructions.
+    func seccomp(_ filter: [UInt8]) {
+        guard case .number(let address) = program.block(filter) else { return }
+        let fprog = memoryBytes([UInt64(filter.count / 8), UInt64(bitPattern: address)])
+        program.call(Int(CL_SYS_seccomp), .number(1), .number(0), program.block(fprog))
     }
 }

@@ -16,6 +16,16 @@ final class Lowering {
         var standard: [Int32] = [-1, -1, -1]
         /// Detached copies of the mounts to bind, in the order of the steps; the classic calls use paths instead.
         var sources: [Int32] = []
+        /// The namespaces to join, in the order of the plan.
+        var joins: [Int32] = []
+        /// An overlay that the parent completes, a /dev and a disk that it has made.
+        var overlay: Int32 = -1
+        var devices: Int32 = -1
+        var disk: Int32 = -1
+        /// The v2 group to start in.
+        var cgroup: Int32 = -1
+        /// For tests: the step before which the child stands still.
+        var pauseAt: Int?
         /// The child says when it waits.
         var announcesWait = false
     }
@@ -23,7 +33,6 @@ final class Lowering {
     let program = ChildProgram()
     let plan: LaunchPlan
     let inherited: Inherited
-    private var nextSource = 0
     /// /dev is a directory of the user's, where nothing is known to be what its name says.
     private var hasForeignDevices = false
 
@@ -45,6 +54,8 @@ final class Lowering {
         prepare()
         for (index, step) in plan.steps.enumerated() {
             program.step = UInt16(index)
+            guard step.actor == .child else { continue }
+            if inherited.pauseAt == index { program.special(CL_PAUSE) }
             lower(step)
         }
     }
@@ -57,25 +68,31 @@ final class Lowering {
 
     private func lower(_ step: LaunchPlan.Step) {
         switch step {
-        case .clone: break
-        case .dieWithParent:
-            program.call(Int(CL_SYS_prctl), .number(1), .number(Int64(SIGKILL)))
+        case .joinNamespaces, .fork, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
+            lowerEntry(step)
         case .privateMounts:
             // MS_REC | MS_PRIVATE
             program.call(
                 Int(CL_SYS_mount), .number(0), .text("/"), .number(0), .number(0x4000 | 0x40000), .number(0))
-        case .overlayRoot(let layers, let upper, let work, let place): overlay(layers, upper, work, place)
-        case .bindRoot(let source): bindRoot(source)
+        case .overlayRoot(let layers, let upper, let work, let place, let form):
+            overlay(layers, upper, work, place, form)
+        case .attachOverlay(let place):
+            program.call(
+                Int(CL_SYS_fsmount), .number(Int64(inherited.overlay)), .number(1), .number(0), to: .root)
+            attachRoot(place)
+        case .bindRoot(let source, let place): bindRoot(source, place)
         case .mount(let type, let path, let options, let flags): mount(type, path, options, flags)
-        case .bind(let source, let path, let isDirectory, let isRecursive, let flags):
-            bind(source, path, isDirectory, isRecursive, flags)
+        case .bind(let number, let source, let path, let isDirectory): bind(number, source, path, isDirectory)
+        case .attachDevices:
+            openTarget("/dev")
+            program.call(
+                Int(CL_SYS_move_mount), .number(Int64(inherited.devices)), .text(""), .register(.target),
+                .text(""), .number(Lowering.moveEmptyPaths))
+            program.special(
+                CL_DIRECTORY, .register(.root), .text("/dev"), .number(0), .number(Lowering.noLinks), to: .dev)
         case .volume(let path): volume(path)
         case .deviceNodes(let nodes):
-            for node in nodes {
-                program.call(
-                    Int(CL_SYS_mknodat), .register(.dev), .text(node.name), .number(Int64(S_IFCHR | 0o666)),
-                    .number(Int64(node.major) << 8 | Int64(node.minor)))
-            }
+            for node in nodes { deviceNode(node) }
         case .deviceLinks(let links):
             for link in links {
                 program.call(Int(CL_SYS_symlinkat), .text(link.target), .register(.dev), .text(link.name))
@@ -115,22 +132,26 @@ final class Lowering {
                 program.call(Int(CL_SYS_prctl), .number(24), .number(Int64(number)))
             }
         case .noNewPrivileges: program.call(Int(CL_SYS_prctl), .number(38), .number(1))
-        case .user(let user):
+        case .user(let user, let setsGroups):
             let groups = memoryBytes(user.groups)
-            program.call(Int(CL_SYS_setgroups), .number(Int64(user.groups.count)), program.block(groups))
+            if setsGroups {
+                program.call(Int(CL_SYS_setgroups), .number(Int64(user.groups.count)), program.block(groups))
+            }
             let (uid, gid) = (Int64(user.uid), Int64(user.gid))
             program.call(Int(CL_SYS_setresgid), .number(gid), .number(gid), .number(gid))
             program.call(Int(CL_SYS_setresuid), .number(uid), .number(uid), .number(uid))
         case .capabilities(let mask): capabilities(mask)
+        case .dieWithParent: program.call(Int(CL_SYS_prctl), .number(1), .number(Int64(SIGKILL)))
+        case .seccomp(_, let filter): seccomp(filter)
         case .initProcess:
             let words = commandLine()
             program.special(CL_INIT, .number(words.start), .number(words.length))
         case .waitForParent:
             program.special(
                 CL_WAIT, .number(Int64(inherited.release)), .number(inherited.announcesWait ? 1 : 0))
-        case .closeDescriptors:
+        case .closeDescriptors(let first):
             // CLOSE_RANGE_CLOEXEC: all of them go at the very moment of execve(2), the report pipe among them.
-            program.call(Int(CL_SYS_close_range), .number(3), .number(Int64(UInt32.max)), .number(4))
+            program.call(Int(CL_SYS_close_range), .number(Int64(first)), .number(Int64(UInt32.max)), .number(4))
         case .exec(let candidates, let arguments, let environment):
             program.call(Int(CL_SYS_umask), .number(0o022))
             program.special(
@@ -141,10 +162,18 @@ final class Lowering {
 
     // MARK: - The root
 
-    private func overlay(_ layers: [String], _ upper: String, _ work: String, _ place: String) {
+    private func overlay(
+        _ layers: [String], _ upper: String, _ work: String, _ place: String, _ form: LaunchPlan.OverlayForm
+    ) {
+        if inherited.disk >= 0, let cut = upper.lastIndex(of: "/") {
+            program.call(
+                Int(CL_SYS_move_mount), .number(Int64(inherited.disk)), .text(""), .number(Int64(AT_FDCWD)),
+                .text(String(upper[..<cut])), .number(Lowering.moveEmptySource))
+        }
         let topFirst = layers.reversed()
         guard plan.mountAPI && plan.layerOption else {
-            let places = ",upperdir=\(escaped(upper)),workdir=\(escaped(work))"
+            let places =
+                ",upperdir=\(escaped(upper)),workdir=\(escaped(work))" + (form == .user ? ",userxattr" : "")
             var options = "lowerdir=" + topFirst.map(escaped).joined(separator: ":") + places
             if options.utf8.count >= Lowering.optionSpace {
                 options = "lowerdir=" + openNumbered(Array(topFirst)).joined(separator: ":") + places
@@ -158,6 +187,7 @@ final class Lowering {
         for layer in topFirst { setOption(.object, "lowerdir+", layer) }
         setOption(.object, "upperdir", upper)
         setOption(.object, "workdir", work)
+        if form == .user { setOption(.object, "userxattr", "") }
         create(.object)
         program.call(Int(CL_SYS_fsmount), .register(.object), .number(1), .number(0), to: .root)
         attachRoot(place)
@@ -207,18 +237,21 @@ final class Lowering {
         program.call(Int(CL_SYS_fchdir), .register(.root))
     }
 
-    private func bindRoot(_ source: String) {
+    private func bindRoot(_ number: Int, _ place: String) {
         guard plan.mountAPI else {
             program.call(
-                Int(CL_SYS_mount), .text(source), .text(source), .number(0), .number(0x1000 | 0x4000),
+                Int(CL_SYS_mount), .text(place), .text(place), .number(0), .number(0x1000 | 0x4000),
                 .number(0))
-            return reopenRoot(source)
+            return reopenRoot(place)
         }
         program.call(
-            Int(CL_SYS_open_tree), .number(Int64(AT_FDCWD)), .text(source),
-            .number(Lowering.openTreeClone | Lowering.cloexec | Lowering.recursive), to: .root)
-        attachRoot(source)
+            Int(CL_SYS_dup3), .number(Int64(inherited.sources[number])), .number(Lowering.rootNumber),
+            .number(Lowering.cloexec), to: .root)
+        attachRoot(place)
     }
+
+    /// A free number for the root's descriptor: what is inherited stays as it is.
+    private static let rootNumber: Int64 = 500
 
     private func switchRoot(_ way: LaunchPlan.RootSwitch) {
         program.call(Int(CL_SYS_fchdir), .register(.root))
@@ -292,34 +325,45 @@ final class Lowering {
     }
 
     private func bind(
-        _ source: String, _ path: String, _ isDirectory: Bool, _ isRecursive: Bool,
-        _ flags: LaunchPlan.MountFlags
+        _ number: Int, _ source: LaunchPlan.Source, _ path: String, _ isDirectory: Bool
     ) {
+        let kind = isDirectory ? CL_DIRECTORY : CL_FILE
         program.special(
-            isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path),
-            .number(isDirectory ? 0o755 : 0o644),
-            to: .target)
+            kind, .register(.root), .text(path), .number(isDirectory ? 0o755 : 0o644),
+            .number(source.device == nil ? 0 : Lowering.noLinks), to: .target)
         guard plan.mountAPI else {
             program.special(
                 CL_MOUNT_AT, .number(-1), .register(.target), .number(0),
-                .number(0x1000 | (isRecursive ? 0x4000 : 0)),
-                .number(0), .text(source))
-            if !flags.isEmpty {
-                program.special(
-                    isDirectory ? CL_DIRECTORY : CL_FILE, .register(.root), .text(path), .number(0),
-                    to: .target)
-                remount(.target, flags)
+                .number(0x1000 | (source.isRecursive ? 0x4000 : 0)), .number(0), .text(source.path))
+            if !source.flags.isEmpty {
+                program.special(kind, .register(.root), .text(path), .number(0), to: .target)
+                remount(.target, source.flags)
             }
             return reopenDevices(path)
         }
-        let copy = ChildProgram.Value.number(
-            Int64(nextSource < inherited.sources.count ? inherited.sources[nextSource] : -1))
-        nextSource += 1
-        setAttributes(copy, flags, recursive: isRecursive, isPrivate: true)
         program.call(
-            Int(CL_SYS_move_mount), copy, .text(""), .register(.target), .text(""),
-            .number(Lowering.moveEmptyPaths))
+            Int(CL_SYS_move_mount), .number(Int64(inherited.sources[number])), .text(""), .register(.target),
+            .text(""), .number(Lowering.moveEmptyPaths))
         reopenDevices(path)
+    }
+
+    private func deviceNode(_ node: LaunchPlan.DeviceNode) {
+        let kind = node.isBlock ? S_IFBLK : S_IFCHR
+        if let cut = node.name.lastIndex(of: "/") {
+            program.special(
+                CL_DIRECTORY, .register(.dev), .text(String(node.name[..<cut])), .number(0o755), to: .other)
+        }
+        // The kernel's own encoding of device numbers (linux/kdev_t.h, new_encode_dev).
+        let (major, minor) = (Int64(node.major), Int64(node.minor))
+        program.call(
+            Int(CL_SYS_mknodat), .register(.dev), .text(node.name), .number(Int64(kind | node.mode)),
+            .number(minor & 0xff | major << 8 | (minor & ~0xff) << 12))
+        if node.uid != 0 || node.gid != 0 {
+            program.special(CL_FILE, .register(.dev), .text(node.name), .number(0), to: .other)
+            program.call(
+                Int(CL_SYS_fchownat), .register(.other), .text(""), .number(Int64(node.uid)),
+                .number(Int64(node.gid)), .number(Lowering.emptyPath))
+        }
     }
 
     /// Later steps take their devices from the user's own /dev when it was bound.
@@ -344,13 +388,13 @@ final class Lowering {
 
     /// mount_setattr(2) on an open mount.
     private func setAttributes(
-        _ mount: ChildProgram.Value, _ flags: LaunchPlan.MountFlags, recursive: Bool, isPrivate: Bool = false
+        _ mount: ChildProgram.Value, _ flags: LaunchPlan.MountFlags, recursive: Bool
     ) {
         guard plan.mountAPI else {
             if case .register(let register) = mount { remount(register, flags) }
             return
         }
-        let attributes = memoryBytes([flags.rawValue, 0, isPrivate ? 0x40000 : 0, 0])
+        let attributes = memoryBytes([flags.rawValue, 0, 0, 0])
         program.call(
             Int(CL_SYS_mount_setattr), mount, .text(""),
             .number(Lowering.emptyPath | (recursive ? Lowering.recursive : 0)),

@@ -1,4 +1,6 @@
+import Cgroups
 import Files
+import Kernel
 
 /// What a step says of itself to `--dry-run` and `--explain`.
 package struct StepWording: Sendable, Equatable {
@@ -13,8 +15,14 @@ package struct StepWording: Sendable, Equatable {
 extension LaunchPlan.Step {
     package var wording: StepWording {
         switch self {
-        case .clone, .dieWithParent, .privateMounts, .overlayRoot, .bindRoot: rootWording
-        case .mount, .bind, .volume, .deviceNodes, .deviceLinks, .terminal, .makeDirectory: mountWording
+        case .makeCgroups, .limit, .deviceList, .deviceFilter, .joinCgroups, .oomScore: limitWording
+        case .makeDisk, .openSources, .giveAway, .deviceDirectory, .openOverlay, .mapIDs, .shareLayers, .mapSources:
+            parentWording
+        case .joinNamespaces, .fork, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
+            entryWording
+        case .clone, .privateMounts, .overlayRoot, .attachOverlay, .bindRoot: rootWording
+        case .mount, .bind, .attachDevices, .volume, .deviceNodes, .deviceLinks, .terminal, .makeDirectory:
+            mountWording
         case .sysctl, .maskPaths, .readOnlyPaths, .readOnlyRoot, .switchRoot: sealWording
         default: processWording
         }
@@ -22,37 +30,38 @@ extension LaunchPlan.Step {
 
     private var rootWording: StepWording {
         switch self {
-        case .clone(let namespaces):
+        case .clone(let namespaces, let cgroup):
             let names = namespaces.map(\.rawValue).joined(separator: ", ")
             return StepWording(
-                title: "clone a process into new namespaces: \(names)",
-                reason: "each namespace gives the container its own view of one kind of kernel object",
+                title: namespaces.isEmpty ? "clone a process" : "clone a process into new namespaces: \(names)",
+                reason: "each namespace gives the container its own view of one kind of kernel object"
+                    + (cgroup == nil ? "" : "; it begins its life in its v2 cgroup"),
                 shell: "unshare --fork " + namespaces.map(unshareFlag).joined(separator: " "))
-        case .dieWithParent:
-            return StepWording(
-                title: "die with the parent",
-                reason:
-                    "no daemon watches: a killed imgbox must leave no container behind (a change of user clears it: hence here)",
-                shell: "setpriv --pdeathsig KILL ...")
         case .privateMounts:
             return StepWording(
                 title: "make all mounts private",
                 reason: "what is mounted from here on must not show on the host",
                 shell: "mount --make-rprivate /")
-        case .overlayRoot(let layers, let upper, let work, let place):
+        case .overlayRoot(let layers, let upper, let work, let place, let form):
             let lower = layers.reversed().joined(separator: ":")
             return StepWording(
                 title: "mount the image's \(layers.count) layers as one tree",
                 reason:
                     "layers are shared and read-only; what the container writes goes to its own upper directory",
                 shell:
-                    "mount -t overlay overlay -o lowerdir=\(lower),upperdir=\(upper),workdir=\(work) \(place)"
-            )
-        case .bindRoot(let source):
+                    "mount -t overlay overlay -o lowerdir=\(lower),upperdir=\(upper),workdir=\(work)"
+                    + (form == .user ? ",userxattr" : "") + " \(place)")
+        case .attachOverlay(let place):
+            return StepWording(
+                title: "mount the shared layers",
+                reason: "imgbox made the overlay outside; here it becomes a mount of this namespace, at a place "
+                    + "that only this namespace sees",
+                shell: "mount --move ... \(place)")
+        case .bindRoot(_, let place):
             return StepWording(
                 title: "bind the root directory",
                 reason: "pivot_root(2) wants the new root to be a mount of its own",
-                shell: "mount --rbind \(shellQuoted(source)) \(shellQuoted(source))")
+                shell: "mount --rbind ... \(shellQuoted(place))")
         default: return StepWording(title: "", reason: "", shell: "")
         }
     }
@@ -72,13 +81,20 @@ extension LaunchPlan.Step {
             return StepWording(
                 title: "mount \(type) on \(path)", reason: LaunchPlan.Step.reason(forType: type),
                 shell: "mount -t \(type) \(list.isEmpty ? "" : "-o \(list) ")\(type) .\(path)")
-        case .bind(let source, let path, _, let isRecursive, let flags):
-            let option = isRecursive ? "--rbind" : "--bind"
+        case .bind(_, let source, let path, _):
+            let option = source.isRecursive ? "--rbind" : "--bind"
+            let words = source.flags.words.joined(separator: ",")
             return StepWording(
-                title: "bind \(source) on \(path)",
-                reason: "a file or directory of the host is to be seen inside",
-                shell: "mount \(option) \(flags.isEmpty ? "" : "-o \(flags.words.joined(separator: ",")) ")"
-                    + "\(shellQuoted(source)) .\(shellQuoted(path))")
+                title: "bind \(source.path) on \(path)",
+                reason: source.device == nil
+                    ? "a file or directory of the host is to be seen inside"
+                    : "a user namespace may not make device nodes; the host's own is shown instead",
+                shell: "mount \(option) \(words.isEmpty ? "" : "-o \(words) ")"
+                    + "\(shellQuoted(source.path)) .\(shellQuoted(path))")
+        case .attachDevices:
+            return StepWording(
+                title: "mount the prepared /dev", reason: "its nodes were made outside, where that is allowed",
+                shell: "mount --move ... ./dev")
         case .volume(let path):
             return StepWording(
                 title: "make \(path) a volume",
@@ -91,8 +107,7 @@ extension LaunchPlan.Step {
             return StepWording(
                 title: "make the device nodes " + nodes.map(\.name).joined(separator: ", "),
                 reason: "programs expect these, and no others are safe to give",
-                shell: nodes.map { "mknod -m 666 dev/\($0.name) c \($0.major) \($0.minor)" }.joined(
-                    separator: "; "))
+                shell: nodes.map(\.command).joined(separator: "; "))
         case .deviceLinks(let links):
             return StepWording(
                 title: "make the links " + links.map(\.name).joined(separator: ", ") + " in /dev",
@@ -189,6 +204,16 @@ extension LaunchPlan.Step {
             return say(
                 "go to \(path)", "and see that it lies inside the root (CVE-2024-21626)",
                 "cd \(shellQuoted(path))")
+        case .dieWithParent:
+            return say(
+                "die with the parent",
+                "no daemon watches: a killed imgbox must leave no container behind (a change of user clears it: hence here)",
+                "setpriv --pdeathsig KILL ...")
+        case .seccomp(let name, let filter):
+            return say(
+                "load the seccomp filter \(name), \(filter.count / 8) instructions",
+                "system calls that no ordinary program needs are the widest way into the kernel",
+                "# seccomp(SECCOMP_SET_MODE_FILTER); see the profile with: imgbox doctor")
         case .boundingSet(let keep, _):
             return say(
                 "drop capabilities from the bounding set", "no program can get them back, set-user-ID or not",
@@ -197,7 +222,7 @@ extension LaunchPlan.Step {
             return say(
                 "allow no new privileges", "set-user-ID programs run as the caller",
                 "setpriv --no-new-privs ...")
-        case .user(let user):
+        case .user(let user, _):
             return say(
                 "become user \(user.uid), group \(user.gid)", "as the image or --user says",
                 "setpriv --reuid \(user.uid) --regid \(user.gid) "
@@ -218,7 +243,7 @@ extension LaunchPlan.Step {
             return say("wait for imgbox", "what outlives a crash has to be written down first", "read -u 3")
         case .closeDescriptors:
             return say(
-                "close all descriptors but 0, 1 and 2", "an open directory of the host would be a way out",
+                "close all descriptors that are not the command's", "an open directory of the host would be a way out",
                 "exec 3>&- 4>&- ...")
         case .exec(_, let arguments, _):
             return say(
@@ -226,6 +251,14 @@ extension LaunchPlan.Step {
                 "exec " + arguments.map(shellQuoted).joined(separator: " "))
         default: return say("", "", "")
         }
+    }
+}
+
+extension LaunchPlan.DeviceNode {
+    var command: String {
+        let path = "dev/\(name)"
+        return "mknod -m \(String(mode, radix: 8)) \(path) \(isBlock ? "b" : "c") \(major) \(minor)"
+            + (uid == 0 && gid == 0 ? "" : " && chown \(uid):\(gid) \(path)")
     }
 }
 

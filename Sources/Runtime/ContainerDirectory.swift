@@ -1,4 +1,5 @@
 import CKernel
+import Cgroups
 package import Files
 import Glibc
 import OCI
@@ -76,14 +77,26 @@ package final class ContainerDirectory {
         }
     }
 
-    package func makeDirectory(_ name: String, mode: UInt32) throws(RuntimeError) {
-        do throws(FileError) { _ = try Files.makeDirectory(name, mode: mode, at: fd.raw) } catch {
+    package func makeDirectory(
+        _ name: String, mode: UInt32, owner: (uid: UInt32, gid: UInt32) = (0, 0)
+    ) throws(RuntimeError) {
+        do throws(FileError) {
+            _ = try Files.makeDirectory(name, mode: mode, at: fd.raw)
+            guard owner == (0, 0) || fchownat(fd.raw, name, owner.uid, owner.gid, AT_SYMLINK_NOFOLLOW) == 0 else {
+                throw FileError.last("chown", name)
+            }
+        } catch {
             throw RuntimeError(error, "the container's directory")
         }
     }
 
-    /// Removes the directory and frees the name.
+    /// Removes the groups of the container, then its directory, and frees the name.
     package func remove(name: String) throws(RuntimeError) {
+        let groups = record()?.cgroups ?? []
+        for path in groups where !CgroupTree.remove(path) {
+            throw RuntimeError(
+                "the cgroup \(path) does not go away", hint: "a process in it does not end: cat \(path)/cgroup.procs")
+        }
         do throws(FileError) {
             if !name.isEmpty {
                 try unlink("\(ContainerDirectory.names)/\(name)", at: containers.raw, missingIsFine: true)
@@ -139,14 +152,18 @@ package final class ContainerDirectory {
         } catch { throw RuntimeError(error, "the containers") }
     }
 
+    private func record() -> ContainerRecord? {
+        (try? readFile("state.json", at: fd.raw)).flatMap { ContainerRecord(parsing: $0) }
+    }
+
     private func sweepIfOwnerless() throws(RuntimeError) {
-        let record = (try? readFile("state.json", at: fd.raw)).flatMap { ContainerRecord(parsing: $0) }
-        guard var record else { return try remove(name: "") }
+        guard var record = record() else { return try remove(name: "") }
         guard record.status != .exited else { return }
         if record.pid > 0, ContainerDirectory.startTime(of: record.pid) == record.startTime {
             kill(record.pid, SIGKILL)
         }
         if record.isRemovedOnExit { return try remove(name: record.name) }
+        for path in record.cgroups { CgroupTree.remove(path) }
         record.status = .exited
         record.exitCode = 137
         try write(record)

@@ -1,4 +1,5 @@
 import Files
+package import Kernel
 package import OCI
 
 /// What `state.json` says about a container.
@@ -20,6 +21,24 @@ package struct ContainerRecord: Sendable {
     /// The layer directories in use, so that gc keeps them.
     package let layers: [String]
     package let labels: [(key: String, value: String)]
+    /// Directories of its cgroups, made before it starts and removed after it.
+    package var cgroups: [String] = []
+    package var limits: [Limit] = []
+    /// Ids inside and on the host; empty without a user namespace of its own.
+    package var uidMap: [IDExtent] = []
+    package var gidMap: [IDExtent] = []
+    /// How --disk-size was done.
+    package var disk = ""
+    package var isOutOfMemory = false
+
+    /// A limit as it was asked for and as the kernel has it.
+    package struct Limit: Sendable, Equatable {
+        package let flag: String
+        package let controller: String
+        package let wanted: String
+        package var effective: String
+        package let file: String
+    }
 
     package init(
         id: String, name: String, image: String, command: [String], created: Int64, isRemovedOnExit: Bool,
@@ -39,6 +58,10 @@ package struct ContainerRecord: Sendable {
             "exitCode": .integer(exitCode), "removeOnExit": .bool(isRemovedOnExit),
             "layers": .array(layers.map { .string($0) }),
             "labels": .object(labels.map { ($0.key, .string($0.value)) }),
+            "cgroups": .array(cgroups.map { .string($0) }), "limits": .array(limits.map(\.json)),
+            "uidMap": .array(uidMap.map { .string($0.line) }),
+            "gidMap": .array(gidMap.map { .string($0.line) }), "disk": .string(disk),
+            "oomKilled": .bool(isOutOfMemory),
         ]
     }
 
@@ -60,5 +83,33 @@ package struct ContainerRecord: Sendable {
         pid = Int32(clamping: json["pid"]?.integer ?? 0)
         startTime = UInt64(clamping: json["startTime"]?.integer ?? 0)
         exitCode = Int32(clamping: json["exitCode"]?.integer ?? 0)
+        cgroups = (json["cgroups"]?.array ?? []).compactMap(\.string)
+        limits = (json["limits"]?.array ?? []).compactMap { Limit(json: $0) }
+        func map(_ key: String) -> [IDExtent] {
+            [IDExtent](
+                parsingMap: (json[key]?.array ?? []).compactMap(\.string).joined(separator: "\n"))
+        }
+        uidMap = map("uidMap")
+        gidMap = map("gidMap")
+        disk = json["disk"]?.string ?? ""
+        isOutOfMemory = json["oomKilled"]?.bool ?? false
+    }
+}
+
+extension ContainerRecord.Limit {
+    package var json: JSON {
+        [
+            "flag": .string(flag), "controller": .string(controller), "wanted": .string(wanted),
+            "effective": .string(effective), "file": .string(file),
+        ]
+    }
+
+    init?(json: JSON) {
+        guard let flag = json["flag"]?.string, let controller = json["controller"]?.string,
+            let wanted = json["wanted"]?.string, let effective = json["effective"]?.string,
+            let file = json["file"]?.string
+        else { return nil }
+        (self.flag, self.controller, self.wanted) = (flag, controller, wanted)
+        (self.effective, self.file) = (effective, file)
     }
 }

@@ -6,7 +6,8 @@ package import OCI
 package enum GeneratedFiles {
     /// Writes them into the container's directory, and gives the mounts.
     package static func write(
-        _ options: RunOptions, hostname: String, into directory: ContainerDirectory
+        _ options: RunOptions, hostname: String, owner: (uid: UInt32, gid: UInt32),
+        into directory: ContainerDirectory
     ) throws(RuntimeError) -> [ContainerSpec.Mount] {
         let files = [
             ("hosts", hosts(options, hostname: hostname)), ("hostname", hostname + "\n"),
@@ -16,7 +17,7 @@ package enum GeneratedFiles {
         for (name, content) in files {
             let destination = "/etc/\(name)"
             if options.mounts.contains(where: { $0.destination == destination }) { continue }
-            try directory.create(name, content: Array(content.utf8))
+            try directory.create(name, content: Array(content.utf8), owner: owner)
             mounts.append(
                 .init(
                     destination, type: "bind", source: "\(directory.path)/\(name)",
@@ -42,17 +43,22 @@ package enum GeneratedFiles {
         return String(decoding: own, as: UTF8.self).split(separator: "\n").filter { line in
             let words = line.split(whereSeparator: { $0 == " " || $0 == "\t" })
             guard words.first == "nameserver", words.count > 1 else { return true }
-            return options.sharesNetwork || !(words[1].hasPrefix("127.") || words[1] == "::1")
+            return options.network == .host || !(words[1].hasPrefix("127.") || words[1] == "::1")
         }.map { $0 + "\n" }.joined()
     }
 }
 
 extension ContainerDirectory {
     /// Makes a file in the directory, which is new.
-    func create(_ name: String, content: [UInt8]) throws(RuntimeError) {
+    func create(
+        _ name: String, content: [UInt8], owner: (uid: UInt32, gid: UInt32) = (0, 0)
+    ) throws(RuntimeError) {
         do throws(FileError) {
             let file = try open(name, O_WRONLY | O_CREAT | O_EXCL, mode: 0o644, at: fd.raw)
             try Files.write(file.raw, content, name: name)
+            guard owner == (0, 0) || fchown(file.raw, owner.uid, owner.gid) == 0 else {
+                throw FileError.last("chown", name)
+            }
         } catch { throw RuntimeError(error, "the container's \(name)") }
     }
 }

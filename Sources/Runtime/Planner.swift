@@ -1,3 +1,4 @@
+package import Cgroups
 import Files
 import Glibc
 package import Kernel
@@ -10,6 +11,8 @@ package enum RootSource: Sendable, Equatable {
     case overlay(layers: [String], upper: String, work: String, place: String)
     /// A directory as it is.
     case directory(String)
+    /// A directory whose owners are the container's ids already.
+    case shifted(String)
 }
 
 /// What a plan needs beside the specification.
@@ -17,61 +20,118 @@ package struct PlanOptions: Sendable, Equatable {
     /// nil: pivot_root where it can work.
     package var rootSwitch: LaunchPlan.RootSwitch?
     package var hasInit = false
+    package var cgroups = CgroupHost([], parent: nil)
+    /// The compiled seccomp filter and the profile's name; nil: none.
+    package var seccomp: (name: String, filter: [UInt8])?
+    package var disk: LaunchPlan.DiskPlan?
+    /// Descriptors from 3 on that the command inherits.
+    package var preservedDescriptors = 0
+    /// Directories of the host that change their owner before.
+    package var givenAway: [LaunchPlan.Step] = []
 
     package init() {}
+
+    package static func == (left: PlanOptions, right: PlanOptions) -> Bool {
+        left.rootSwitch == right.rootSwitch && left.hasInit == right.hasInit && left.cgroups == right.cgroups
+            && left.seccomp?.name == right.seccomp?.name && left.seccomp?.filter == right.seccomp?.filter
+            && left.disk == right.disk && left.preservedDescriptors == right.preservedDescriptors
+            && left.givenAway == right.givenAway
+    }
 }
 
 /// Makes a launch plan from a container's description and what is known about the host: a pure function, so that plans
 /// can be read and tested without starting anything.
-package enum Planner {
+package struct Planner {
+    let spec: ContainerSpec
+    let facts: HostFacts
+    let options: PlanOptions
+    var notes: [String] = []
+    var namespaces: [LaunchPlan.Namespace] = []
+    var joins: [LaunchPlan.Join] = []
+    var sources: [LaunchPlan.Source] = []
+    /// The child's steps from the mounts on.
+    var steps: [LaunchPlan.Step] = []
+
     package static func plan(
         _ spec: ContainerSpec, _ facts: HostFacts, root: RootSource, options: PlanOptions = PlanOptions()
     ) throws(RuntimeError) -> LaunchPlan {
-        var notes: [String] = []
-        let namespaces = try namespaces(spec, facts, &notes)
-        var steps: [LaunchPlan.Step] = [.clone(namespaces), .privateMounts]
-        switch root {
-        case .overlay(let layers, let upper, let work, let place):
-            guard !layers.isEmpty else {
-                throw RuntimeError("the image has no layers, so there is nothing to run")
-            }
-            steps.append(.overlayRoot(layers: layers, upper: upper, work: work, at: place))
-        case .directory(let path): steps.append(.bindRoot(source: path))
+        var planner = Planner(spec: spec, facts: facts, options: options)
+        return try planner.plan(root)
+    }
+
+    /// The container is in a user namespace of its own or another container's.
+    var isMapped: Bool { spec.hasOwn("user") || joins.contains { $0.namespace == .user } }
+    var isMachineRoot: Bool { facts.privilege == .root }
+
+    private mutating func plan(_ root: RootSource) throws(RuntimeError) -> LaunchPlan {
+        try sortNamespaces()
+        guard !isMapped || facts.hasMountAPI else {
+            throw RuntimeError(
+                "a user namespace needs the mount calls of Linux 5.12", hint: "use --userns host, or a newer kernel")
         }
-        steps += try mounts(spec, facts)
+        var parent: [LaunchPlan.Step] = []
+        var before = try limits(&parent)
+        before += options.givenAway
+        if let disk = options.disk { before.append(.makeDisk(disk)) }
+        try self.root(root, &before, &parent)
+        try mounts(&before)
+        let rest = steps
+        steps = []
         if spec.process.terminal { steps.append(.terminal(owner: spec.process.user.uid)) }
         for setting in spec.sysctl { steps.append(.sysctl(key: setting.key, value: setting.value)) }
         if !spec.maskedPaths.isEmpty { steps.append(.maskPaths(spec.maskedPaths)) }
         if !spec.readonlyPaths.isEmpty { steps.append(.readOnlyPaths(spec.readonlyPaths)) }
         steps.append(.makeDirectory(spec.process.cwd))
         if spec.rootIsReadOnly { steps.append(.readOnlyRoot) }
-        steps.append(.switchRoot(rootSwitch(facts, options, &notes)))
-        steps += try identity(spec, namespaces)
-        steps += try process(spec, facts, options)
-        return LaunchPlan(namespaces: namespaces, steps: steps, notes: notes, facts: facts)
+        steps.append(.switchRoot(rootSwitch()))
+        try identity()
+        try process()
+        if !sources.isEmpty { before.append(.openSources(sources)) }
+        if sources.contains(where: { $0.owners != .raw }) { parent.append(.mapSources) }
+        let all = before + entry(&parent) + rest + steps
+        var plan = LaunchPlan(namespaces: namespaces, steps: all, notes: notes, facts: facts)
+        plan.joins = joins
+        return plan
     }
 
-    private static func namespaces(
-        _ spec: ContainerSpec, _ facts: HostFacts, _ notes: inout [String]
-    ) throws(RuntimeError) -> [LaunchPlan.Namespace] {
-        var result: [LaunchPlan.Namespace] = []
-        for name in spec.namespaces {
-            guard let namespace = LaunchPlan.Namespace(rawValue: name) else {
-                throw RuntimeError("the namespace '\(printable(name))' is not known")
+    private mutating func sortNamespaces() throws(RuntimeError) {
+        for item in spec.namespaces {
+            guard let namespace = LaunchPlan.Namespace(rawValue: item.type) else {
+                throw RuntimeError("the namespace '\(printable(item.type))' is not known")
             }
             if namespace == .time, !facts.hasTimeNamespace {
+                guard spec.timeOffsets.isEmpty else {
+                    throw RuntimeError("--time-offset: this kernel has no time namespaces (Linux 5.6 has)")
+                }
                 notes.append("this kernel has no time namespaces; the container shares the host's clocks")
                 continue
             }
-            result.append(namespace)
+            if let path = item.path {
+                joins.append(LaunchPlan.Join(namespace, path))
+            } else {
+                namespaces.append(namespace)
+            }
         }
-        guard result.contains(.mount) else { throw RuntimeError("a container needs a mount namespace") }
-        return result
+        guard namespaces.contains(.mount) else { throw RuntimeError("a container needs a mount namespace") }
+        // Whoever is in the user namespace may enter what belongs to it.
+        joins.sort { ($0.namespace == .user ? 0 : 1) < ($1.namespace == .user ? 0 : 1) }
+        if isMapped, !spec.uidMappings.isEmpty || spec.hasOwn("user") {
+            for (what, map, id) in [
+                ("user", uidMap, spec.process.user.uid), ("group", gidMap, spec.process.user.gid),
+            ] where map.outside(id) == nil {
+                throw RuntimeError(
+                    "the \(what) \(id) is outside the ids of the container, which has \(map.total)",
+                    hint: facts.privilege == .root
+                        ? "map more ids with --uidmap and --gidmap, or use --userns host"
+                        : "give this user subordinate ids (imgbox doctor), or choose another with --user")
+            }
+        }
     }
 
-    private static func rootSwitch(
-        _ facts: HostFacts, _ options: PlanOptions, _ notes: inout [String]
-    ) -> LaunchPlan.RootSwitch {
+    var uidMap: [IDExtent] { spec.uidMappings.map(\.extent) }
+    var gidMap: [IDExtent] { spec.gidMappings.map(\.extent) }
+
+    private mutating func rootSwitch() -> LaunchPlan.RootSwitch {
         if let chosen = options.rootSwitch { return chosen }
         guard facts.rootIsInitial else { return .pivot }
         notes.append(
@@ -80,38 +140,175 @@ package enum Planner {
         return .chroot
     }
 
+    // MARK: - Limits
+
+    /// The groups and what is written to them. Groups of v1 are joined while the child waits.
+    private mutating func limits(_ parent: inout [LaunchPlan.Step]) throws(RuntimeError) -> [LaunchPlan.Step] {
+        var steps: [LaunchPlan.Step] = []
+        let host = options.cgroups
+        let group = group()
+        do throws(CgroupError) {
+            if !group.directories.isEmpty { steps.append(.makeCgroups(group.directories)) }
+            let limits = try CgroupLimits.limits(spec.resources, host, group)
+            steps += limits.filter { $0.controller != "devices" }.map { .limit($0) }
+            let devices = limits.filter { $0.controller == "devices" }
+            if !devices.isEmpty { steps.append(.deviceList(devices)) }
+        } catch { throw RuntimeError(error.message, hint: error.hint) }
+        if group.directory(of: "devices") == nil, isMachineRoot, let unified = group.unified,
+            !spec.resources.devices.isEmpty
+        {
+            steps.append(.deviceFilter(unified.absolute, spec.resources.devices))
+        }
+        let old = group.directories.filter { $0.version == 1 }.map(\.absolute)
+        if !old.isEmpty { parent.append(.joinCgroups(old)) }
+        return steps
+    }
+
+    /// The container's groups; none where this user may make none.
+    package func group() -> CgroupGroup {
+        guard let above = options.cgroups.parent else { return CgroupGroup([]) }
+        return CgroupGroup(options.cgroups, path: "\(above)/\(spec.cgroupsPath)", resources: spec.resources)
+    }
+
+    // MARK: - Into the namespaces
+
+    private func entry(_ parent: inout [LaunchPlan.Step]) -> [LaunchPlan.Step] {
+        var result: [LaunchPlan.Step] = []
+        let group = group().unified?.absolute
+        // A process is in the namespace of its cgroups only when it is in them, and in that of its clocks when they are set.
+        var flags = namespaces.filter { $0 != .cgroup }
+        if !spec.timeOffsets.isEmpty { flags.removeAll { $0 == .time } }
+        if joins.isEmpty {
+            result.append(.clone(flags, cgroup: group))
+        } else {
+            // A second process is born in what the first has joined.
+            result += [.clone([], cgroup: group), .joinNamespaces(joins), .fork(flags)]
+        }
+        if spec.hasOwn("user") {
+            parent.insert(.mapIDs(.init(uid: uidMap, gid: gidMap)), at: 0)
+        }
+        if let score = spec.process.oomScoreAdjustment { parent.append(.oomScore(score)) }
+        result += parent
+        if !parent.isEmpty { result.append(.awaitParent) }
+        if isMapped {
+            result.append(
+                .becomeRoot(uid: uidMap.first(0), gid: gidMap.first(0), dropsGroups: canSetGroups))
+        }
+        if namespaces.contains(.cgroup) { result.append(.cgroupNamespace) }
+        if !spec.timeOffsets.isEmpty { result.append(.timeOffsets(spec.timeOffsets)) }
+        return result + [.keyring, .privateMounts]
+    }
+
+    var canSetGroups: Bool {
+        if case .userNamespace(_, _, let canSetGroups) = facts.privilege { canSetGroups } else { true }
+    }
+
+    // MARK: - The root
+
+    /// Directories that every machine has. One is covered in the container's mount namespace, for the moment until its
+    /// root is the root: the store's own directories are closed to the container's ids.
+    private static let publicPlace = "/tmp"
+
+    private mutating func root(
+        _ root: RootSource, _ before: inout [LaunchPlan.Step], _ parent: inout [LaunchPlan.Step]
+    ) throws(RuntimeError) {
+        switch root {
+        case .overlay(let layers, let upper, let work, let place):
+            guard !layers.isEmpty else {
+                throw RuntimeError("the image has no layers, so there is nothing to run")
+            }
+            if isMapped {
+                before.append(.openOverlay)
+                parent.append(.shareLayers(layers, upper: upper, work: work, mapped: isMachineRoot))
+                steps.append(.attachOverlay(at: Planner.publicPlace))
+            } else {
+                steps.append(
+                    .overlayRoot(
+                        layers: layers, upper: upper, work: work, at: place,
+                        form: isMachineRoot ? .trusted : .user))
+            }
+        case .directory(let path):
+            let owners: LaunchPlan.Owners = isMapped && isMachineRoot ? .same(required: true) : .raw
+            sources.append(LaunchPlan.Source(path, isRecursive: !isMapped, owners: owners))
+            steps.append(.bindRoot(source: 0, at: isMapped ? Planner.publicPlace : path))
+        case .shifted(let path):
+            sources.append(LaunchPlan.Source(path))
+            steps.append(.bindRoot(source: 0, at: Planner.publicPlace))
+        }
+    }
+
     // MARK: - Mounts
 
-    private static func mounts(_ spec: ContainerSpec, _ facts: HostFacts) throws(RuntimeError) -> [LaunchPlan
-        .Step]
-    {
-        var steps: [LaunchPlan.Step] = []
+    private mutating func mounts(_ before: inout [LaunchPlan.Step]) throws(RuntimeError) {
         for mount in spec.mounts {
             guard mount.destination.hasPrefix("/") else {
                 throw RuntimeError("the mount point '\(printable(mount.destination))' is not absolute")
             }
-            let (flags, data) = split(mount.options)
+            let (flags, data) = Planner.split(mount.options)
             if mount.options.contains("imgbox.volume") {
                 steps.append(.volume(mount.destination))
-                continue
-            }
-            if mount.type == "bind" || mount.options.contains("bind") || mount.options.contains("rbind") {
-                steps.append(
-                    .bind(
-                        source: mount.source, at: mount.destination,
-                        isDirectory: !mount.options.contains("imgbox.file"),
-                        isRecursive: mount.options.contains("rbind"), flags: flags))
-                continue
-            }
-            if mount.type == "cgroup2", !facts.hasCgroup2 { continue }
-            steps.append(.mount(type: mount.type, at: mount.destination, options: data, flags: flags))
-            if mount.destination == "/dev", mount.type == "tmpfs" {
-                steps += [
-                    .deviceNodes(LaunchPlan.DeviceNode.standard), .deviceLinks(LaunchPlan.Link.standard),
-                ]
+            } else if mount.type == "bind" || mount.options.contains("bind") || mount.options.contains("rbind") {
+                bind(mount, flags)
+            } else if mount.destination == "/dev", mount.type == "tmpfs" {
+                devices(mount, flags, data, &before)
+            } else {
+                steps.append(.mount(type: mount.type, at: mount.destination, options: data, flags: flags))
             }
         }
-        return steps
+    }
+
+    private mutating func bind(_ mount: ContainerSpec.Mount, _ flags: LaunchPlan.MountFlags) {
+        var owners = LaunchPlan.Owners.raw
+        if !mount.uidMappings.isEmpty || !mount.gidMappings.isEmpty {
+            owners = .maps(
+                .init(uid: mount.uidMappings.map(\.extent), gid: mount.gidMappings.map(\.extent)))
+        } else if isMapped, isMachineRoot, mount.options.contains("idmap") {
+            owners = .same(required: true)
+        } else if isMapped, isMachineRoot, mount.options.contains("imgbox.idmap") {
+            owners = .same(required: false)
+        }
+        let source = LaunchPlan.Source(
+            mount.source, isRecursive: mount.options.contains("rbind"), flags: flags, owners: owners)
+        sources.append(source)
+        steps.append(
+            .bind(
+                source: sources.count - 1, source, at: mount.destination,
+                isDirectory: !mount.options.contains("imgbox.file")))
+    }
+
+    /// /dev with its nodes: made by real root, by the child where that is real root, or bound from the host one by one.
+    private mutating func devices(
+        _ mount: ContainerSpec.Mount, _ flags: LaunchPlan.MountFlags, _ data: [LaunchPlan.Option],
+        _ before: inout [LaunchPlan.Step]
+    ) {
+        func node(_ device: ContainerSpec.Device) -> LaunchPlan.DeviceNode {
+            LaunchPlan.DeviceNode(
+                String(device.path.dropFirst("/dev/".count)), isBlock: device.type == "b", Int(device.major),
+                Int(device.minor), mode: device.mode,
+                uid: isMapped ? uidMap.outside(device.uid) ?? 65534 : device.uid,
+                gid: isMapped ? gidMap.outside(device.gid) ?? 65534 : device.gid)
+        }
+        if isMachineRoot, !isMapped {
+            steps.append(.mount(type: "tmpfs", at: "/dev", options: data, flags: flags))
+            steps.append(.deviceNodes(LaunchPlan.DeviceNode.standard + spec.devices.map(node)))
+        } else if isMachineRoot {
+            let (uid, gid) = (uidMap.outside(uidMap.first(0)) ?? 0, gidMap.outside(gidMap.first(0)) ?? 0)
+            let standard = LaunchPlan.DeviceNode.standard.map {
+                LaunchPlan.DeviceNode($0.name, $0.major, $0.minor, uid: uid, gid: gid)
+            }
+            let owner: [LaunchPlan.Option] = [.init("uid", "\(uid)"), .init("gid", "\(gid)")]
+            before.append(.deviceDirectory(standard + spec.devices.map(node), options: data + owner))
+            steps.append(.attachDevices)
+        } else {
+            steps.append(.mount(type: "tmpfs", at: "/dev", options: data, flags: flags))
+            for node in LaunchPlan.DeviceNode.standard {
+                let source = LaunchPlan.Source("/dev/\(node.name)", device: node)
+                sources.append(source)
+                steps.append(
+                    .bind(source: sources.count - 1, source, at: "/dev/\(node.name)", isDirectory: false))
+            }
+        }
+        steps.append(.deviceLinks(LaunchPlan.Link.standard))
     }
 
     /// Words that are attributes of the mount, and what is left for the file system.
@@ -129,7 +326,8 @@ package enum Planner {
             case "suid": flags.remove(.noSetID)
             case "dev": flags.remove(.noDevices)
             case "exec": flags.remove(.noExec)
-            case "bind", "rbind", "imgbox.file", "private", "rprivate", "relatime", "newinstance": break
+            case "bind", "rbind", "imgbox.file", "imgbox.idmap", "idmap", "private", "rprivate", "relatime",
+                "newinstance": break
             default:
                 let parts = option.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(
                     String.init)
@@ -141,10 +339,7 @@ package enum Planner {
 
     // MARK: - The process
 
-    private static func identity(
-        _ spec: ContainerSpec, _ namespaces: [LaunchPlan.Namespace]
-    ) throws(RuntimeError) -> [LaunchPlan.Step] {
-        var steps: [LaunchPlan.Step] = []
+    private mutating func identity() throws(RuntimeError) {
         if !spec.hostname.isEmpty || !spec.domainname.isEmpty {
             guard namespaces.contains(.uts) else {
                 throw RuntimeError("a host or domain name needs a UTS namespace of the container's own")
@@ -153,16 +348,12 @@ package enum Planner {
         if !spec.hostname.isEmpty { steps.append(.hostname(spec.hostname)) }
         if !spec.domainname.isEmpty { steps.append(.domainname(spec.domainname)) }
         if namespaces.contains(.network) { steps.append(.loopbackUp) }
-        return steps
     }
 
-    private static func process(
-        _ spec: ContainerSpec, _ facts: HostFacts, _ options: PlanOptions
-    ) throws(RuntimeError) -> [LaunchPlan.Step] {
+    private mutating func process() throws(RuntimeError) {
         let process = spec.process
-        var steps: [LaunchPlan.Step] = []
         for limit in process.limits {
-            guard let resource = resources[limit.type] else {
+            guard let resource = Planner.resources[limit.type] else {
                 throw RuntimeError("the limit '\(printable(limit.type))' is not known")
             }
             let name = limit.type.replacing("RLIMIT_", with: "").lowercased()
@@ -170,22 +361,33 @@ package enum Planner {
         }
         steps.append(.session(hasTerminal: process.terminal))
         steps.append(.workingDirectory(process.cwd))
+        // A filter that is loaded without no_new_privs takes CAP_SYS_ADMIN, which is there until the next steps.
+        if !process.noNewPrivileges { seccomp() }
         let wanted = Set(process.capabilities.compactMap { Capability(name: $0) }).mask
         // Nobody can pass on what he does not have; the list of a container is an upper limit.
         // A user without privileges who cannot gain any has no use for the list at all.
         let isPlainUser = process.user.uid != 0 && process.noNewPrivileges
-        let keep = isPlainUser ? 0 : wanted & facts.bounding
-        steps.append(
-            .boundingSet(keep: keep, last: (UInt64.bitWidth - facts.bounding.leadingZeroBitCount - 1)))
+        // A new user namespace begins with all of them (user_namespaces(7)); what the kernel knows is what can be dropped.
+        let last = UInt64.bitWidth - facts.bounding.leadingZeroBitCount - 1
+        let available = isMapped ? UInt64.max : facts.bounding
+        let keep = isPlainUser ? 0 : wanted & available
+        steps.append(.boundingSet(keep: keep, last: last))
         if process.noNewPrivileges { steps.append(.noNewPrivileges) }
-        steps.append(
-            .user(.init(uid: process.user.uid, gid: process.user.gid, groups: process.user.additionalGids)))
+        let user = LaunchPlan.User(
+            uid: process.user.uid, gid: process.user.gid, groups: process.user.additionalGids)
+        guard canSetGroups || user.groups.isEmpty else {
+            throw RuntimeError(
+                "the user \(user.uid) has supplementary groups, which a map of one id does not allow",
+                hint: "give this user subordinate ids (imgbox doctor), or choose a user without: --user 0:0")
+        }
+        steps.append(.user(user, setsGroups: canSetGroups))
         steps.append(.capabilities(process.user.uid == 0 ? keep : 0))
         // setresuid(2) clears the wish to die with the parent (prctl(2), PR_SET_PDEATHSIG), so it comes after. A parent that
         // was killed before is noticed by the wait: its pipe is at its end.
         steps.append(.dieWithParent)
         if options.hasInit { steps.append(.initProcess) }
-        steps += [.waitForParent, .closeDescriptors]
+        steps += [.waitForParent, .closeDescriptors(from: Int32(3 + options.preservedDescriptors))]
+        if process.noNewPrivileges { seccomp() }
         guard let command = process.args.first, !command.isEmpty else {
             throw RuntimeError(
                 "there is no command to run: the image has none and none was given",
@@ -193,9 +395,12 @@ package enum Planner {
         }
         steps.append(
             .exec(
-                candidates: candidates(command, process.env), arguments: process.args,
+                candidates: Planner.candidates(command, process.env), arguments: process.args,
                 environment: process.env))
-        return steps
+    }
+
+    private mutating func seccomp() {
+        if let (name, filter) = options.seccomp { steps.append(.seccomp(name: name, filter: filter)) }
     }
 
     /// What execvp(3) would try.
@@ -218,4 +423,12 @@ package enum Planner {
         "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14,
         "RLIMIT_RTTIME": 15,
     ]
+}
+
+extension ContainerSpec.IDMap {
+    package var extent: IDExtent { IDExtent(inside: containerID, outside: hostID, count: size) }
+
+    package init(_ extent: IDExtent) {
+        self.init(containerID: extent.inside, hostID: extent.outside, size: extent.count)
+    }
 }

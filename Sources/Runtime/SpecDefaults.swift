@@ -5,12 +5,12 @@ extension ContainerSpec {
     /// What every container has: its own view of everything, and no way to the host's knobs.
     package static func standard(shmSize: Int64 = 64 << 20) -> ContainerSpec {
         var spec = ContainerSpec()
-        spec.namespaces = ["mount", "uts", "ipc", "pid", "network", "cgroup", "time"]
+        spec.namespaces = ["mount", "uts", "ipc", "pid", "network", "cgroup", "time"].map { Namespace($0) }
         spec.mounts = [
             Mount("/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"]),
             Mount(
                 "/dev", type: "tmpfs", source: "tmpfs",
-                options: ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+                options: ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]),
             Mount(
                 "/dev/pts", type: "devpts", source: "devpts",
                 options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
@@ -19,9 +19,6 @@ extension ContainerSpec {
                 options: ["nosuid", "noexec", "nodev", "mode=1777", "size=\(shmSize)"]),
             Mount("/dev/mqueue", type: "mqueue", source: "mqueue", options: ["nosuid", "noexec", "nodev"]),
             Mount("/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", "ro"]),
-            Mount(
-                "/sys/fs/cgroup", type: "cgroup2", source: "cgroup",
-                options: ["nosuid", "noexec", "nodev", "ro"]),
         ]
         spec.process.capabilities = Capability.containerDefault.map(\.description)
         spec.maskedPaths = standardMasks

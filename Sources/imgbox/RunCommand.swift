@@ -27,7 +27,9 @@ struct RunCommand: ParsableCommand {
     @OptionGroup(title: "The process") var process: ProcessFlags
     @OptionGroup(title: "Files") var files: FileFlags
     @OptionGroup(title: "Names and network") var network: NetworkFlags
-    @OptionGroup(title: "Rights and limits") var rights: RightsFlags
+    @OptionGroup(title: "Rights") var rights: RightsFlags
+    @OptionGroup(title: "Limits") var limits: LimitFlags
+    @OptionGroup(title: "Namespaces and ids") var namespaces: NamespaceFlags
     @OptionGroup(title: "Looking on") var watching: WatchingFlags
 
     @Argument(help: "The image, or with --rootfs a directory.")
@@ -46,6 +48,8 @@ struct RunCommand: ParsableCommand {
         files.fill(&words)
         network.fill(&words)
         rights.fill(&words)
+        limits.fill(&words)
+        namespaces.fill(&words)
         watching.fill(&words)
         words.image = image
         words.command = command
@@ -73,7 +77,7 @@ extension RunWords {
         if dryRun { return PlanPrinter(format: format).print(try run.plan(), to: 1) }
         if explain {
             let printer = PlanPrinter(format: format)
-            run.explain = { plan, times in printer.print(plan, times, to: 2) }
+            run.explain = { plan, times, failed in printer.print(plan, times, failed: failed, to: 2) }
         }
         if let path = cidfile { run.onCreate = { id in try writeNew(path, id) } }
         throw ExitCode(try run.run(note: remark))
@@ -103,13 +107,21 @@ func absolute(_ path: String) throws -> String {
 extension RunCommand {
     /// The options of `run` that take a value; needed to see where the image stands, since everything after it belongs
     /// to the command. A test compares the list with the declarations.
-    static let valued: Set<String> = [
+    static let valued: Set<String> = Set([
         "--root", "--name", "--env", "-e", "--env-file", "--workdir", "-w", "--user", "-u", "--hostname",
         "-h",
         "--domainname", "--volume", "-v", "--mount", "--tmpfs", "--entrypoint", "--ulimit", "--sysctl",
         "--shm-size",
         "--add-host", "--dns", "--label", "-l", "--cidfile", "--pull", "--platform", "--network", "--net",
-        "--root-switch", "--cap-add", "--cap-drop", "--security-opt", "--format",
+        "--root-switch", "--cap-add", "--cap-drop", "--security-opt", "--format", "--pid", "--ipc", "--uts",
+        "--cgroupns", "--userns", "--uidmap", "--gidmap", "--subuidname", "--subgidname", "--time-offset",
+        "--preserve-fds", "-m", "-c",
+    ]).union(RunWords.singleLimits).union(RunWords.listedLimits)
+
+    /// A flag with a form, which ArgumentParser cannot declare.
+    static let explanations = [
+        "--explain=json": ["--explain", "--format", "json"], "--explain=table": ["--explain", "--format", "table"],
+        "--dry-run=json": ["--dry-run", "--format", "json"], "--dry-run=table": ["--dry-run", "--format", "table"],
     ]
 
     /// Puts a `--` behind the image, so that the command keeps its own options.
@@ -124,6 +136,11 @@ extension RunCommand {
                 break
             }
             guard word.hasPrefix("-"), word.count > 1 else { break }
+            if let words = explanations[word] {
+                arguments.replaceSubrange(index...index, with: words)
+                index += words.count
+                continue
+            }
             if word.hasPrefix("--") {
                 index += !word.contains("=") && valued.contains(word) ? 2 : 1
                 continue

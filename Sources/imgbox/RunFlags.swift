@@ -59,7 +59,7 @@ struct ProcessFlags: ParsableArguments {
 struct FileFlags: ParsableArguments {
     @Option(
         name: [.customShort("v", allowingJoined: true), .long],
-        help: ArgumentHelp("Show a file or directory of the host inside.", valueName: "SOURCE:TARGET[:ro]"))
+        help: ArgumentHelp("Show a file or directory of the host inside.", valueName: "SOURCE:TARGET[:OPTIONS]"))
     var volume: [String] = []
 
     @Option(
@@ -109,8 +109,9 @@ struct NetworkFlags: ParsableArguments {
 
     @Option(
         name: [.long, .customLong("net")],
-        help: ArgumentHelp("none: loopback only; host: the host's own (default: none).", valueName: "network")
-    )
+        help: ArgumentHelp(
+            "none: loopback only; host: the host's own; container:ID: another's (default: none).",
+            valueName: "network"))
     var network = "none"
 
     @Option(help: ArgumentHelp("A line for /etc/hosts.", valueName: "NAME:IP"))
@@ -135,6 +136,57 @@ struct NetworkFlags: ParsableArguments {
     }
 }
 
+/// Flags about namespaces: what of the host or of another container is shared.
+struct NamespaceFlags: ParsableArguments {
+    @Option(help: ArgumentHelp("Processes: host or container:ID.", valueName: "ns"))
+    var pid: String?
+
+    @Option(help: ArgumentHelp("Message queues, semaphores and shared memory: host, private or container:ID.", valueName: "ns"))
+    var ipc: String?
+
+    @Option(help: ArgumentHelp("The host name: host.", valueName: "ns"))
+    var uts: String?
+
+    @Option(help: ArgumentHelp("The tree of cgroups: private or host.", valueName: "ns"))
+    var cgroupns: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Ids: auto, host, keep-id[:uid=N,gid=N], nomap or container:ID (default: auto, or a user's own).",
+            valueName: "ns"))
+    var userns: String?
+
+    @Option(help: ArgumentHelp("A line of the map of user ids.", valueName: "INSIDE:OUTSIDE:COUNT"))
+    var uidmap: [String] = []
+
+    @Option(help: ArgumentHelp("A line of the map of group ids.", valueName: "INSIDE:OUTSIDE:COUNT"))
+    var gidmap: [String] = []
+
+    @Option(help: ArgumentHelp("Use the ids that /etc/subuid gives to this name.", valueName: "name"))
+    var subuidname: String?
+
+    @Option(help: ArgumentHelp("Use the ids that /etc/subgid gives to this name.", valueName: "name"))
+    var subgidname: String?
+
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("Move the monotonic clock and the time since boot: 3600, -5d, 1h30m.", valueName: "time"))
+    var timeOffset: String?
+
+    func fill(_ words: inout RunWords) {
+        words.pid = pid
+        words.ipc = ipc
+        words.uts = uts
+        words.cgroupns = cgroupns
+        words.userns = userns
+        words.uidmap = uidmap
+        words.gidmap = gidmap
+        words.subuidname = subuidname
+        words.subgidname = subgidname
+        words.timeOffset = timeOffset
+    }
+}
+
 /// Flags about what the container may do.
 struct RightsFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Set a resource limit.", valueName: "NAME=SOFT[:HARD]"))
@@ -151,8 +203,18 @@ struct RightsFlags: ParsableArguments {
     var capDrop: [String] = []
 
     @Option(
-        help: ArgumentHelp("no-new-privileges=false lets set-user-ID programs work.", valueName: "option"))
+        help: ArgumentHelp(
+            "no-new-privileges=false, seccomp=FILE, seccomp=unconfined or unmask=ALL.", valueName: "option"))
     var securityOpt: [String] = []
+
+    @Flag(help: "Let set-user-ID programs work: the same as --security-opt no-new-privileges=false.")
+    var allowSetuid = false
+
+    @Flag(help: "All capabilities and devices, nothing hidden, no filter, no ids of its own.")
+    var privileged = false
+
+    @Option(help: ArgumentHelp("Let the command inherit this many descriptors from 3 on.", valueName: "count"))
+    var preserveFds: Int = 0
 
     func fill(_ words: inout RunWords) {
         words.ulimit = ulimit
@@ -160,6 +222,9 @@ struct RightsFlags: ParsableArguments {
         words.capAdd = capAdd
         words.capDrop = capDrop
         words.securityOpt = securityOpt
+        words.allowSetuid = allowSetuid
+        words.privileged = privileged
+        words.preserveFds = preserveFds
     }
 }
 

@@ -46,11 +46,13 @@ enum MountSyntax {
             case "ro": options.append("ro")
             case "rw", "z", "Z", "rbind": break
             case "bind": options[0] = "bind"
-            case "nosuid", "nodev", "noexec": options.append(option)
+            case "nosuid", "nodev", "noexec", "idmap": options.append(option)
+            case "keep": options.append("imgbox.keep")
+            case "U": options.append("imgbox.give")
             default:
                 throw UsageError(
                     "-v: the option '\(printable(option))' is not known",
-                    hint: "known are ro, rw, nosuid, nodev, noexec, bind")
+                    hint: "known are ro, rw, nosuid, nodev, noexec, bind, idmap, keep and U")
             }
         }
         return try bind(parts[0], parts[1], options)
@@ -173,9 +175,9 @@ enum LimitSyntax {
 /// `--cap-add` and `--cap-drop`
 enum CapabilitySyntax {
     /// nil where nothing was asked for.
-    static func apply(add: [String], drop: [String]) throws -> [String]? {
-        if add.isEmpty, drop.isEmpty { return nil }
-        var kept = Set(Capability.containerDefault)
+    static func apply(add: [String], drop: [String], privileged: Bool) throws -> [String]? {
+        if add.isEmpty, drop.isEmpty, !privileged { return nil }
+        var kept = Set(privileged ? Capability.all : Capability.containerDefault)
         func each(_ names: [String], _ flag: String, _ change: (Set<Capability>) -> Void) throws {
             for name in names.flatMap({ $0.split(separator: ",").map(String.init) }) {
                 if name.uppercased() == "ALL" {

@@ -3,6 +3,7 @@ import Glibc
 import Launch
 import OCI
 import Runtime
+import SystemPackage
 
 /// What stands on the command line of `run`, as it was written. ArgumentParser fills it for help, completion and
 /// errors; a right command line is read by `init(parsing:)`, since starting a container takes the kernel
@@ -38,6 +39,22 @@ struct RunWords: Equatable {
     var capAdd: [String] = []
     var capDrop: [String] = []
     var securityOpt: [String] = []
+    var allowSetuid: Bool = false
+    var privileged: Bool = false
+    var preserveFds: Int = 0
+    /// By the names of the flags.
+    var limits: [String: [String]] = [:]
+    var oomKillDisable: Bool = false
+    var pid: String?
+    var ipc: String?
+    var uts: String?
+    var cgroupns: String?
+    var userns: String?
+    var uidmap: [String] = []
+    var gidmap: [String] = []
+    var subuidname: String?
+    var subgidname: String?
+    var timeOffset: String?
     var remove: Bool = false
     var explain: Bool = false
     var dryRun: Bool = false
@@ -64,6 +81,10 @@ struct RunWords: Equatable {
     }
 
     private mutating func readLong(_ word: String, _ rest: inout ArraySlice<String>) -> Bool {
+        if let words = RunCommand.explanations[word] {
+            _ = switchOn(words[0])
+            return set(words[1], to: words[2])
+        }
         if let cut = word.firstIndex(of: "=") {
             return set(String(word[..<cut]), to: String(word[word.index(after: cut)...]))
         }
@@ -100,12 +121,24 @@ struct RunWords: Equatable {
         case "--rm": remove = true
         case "--explain": explain = true
         case "--dry-run": dryRun = true
+        case "--allow-setuid": allowSetuid = true
+        case "--privileged": privileged = true
+        case "--oom-kill-disable": oomKillDisable = true
         default: return false
         }
         return true
     }
 
     private mutating func set(_ name: String, to value: String) -> Bool {
+        let name = RunWords.shortLimits[name] ?? name
+        if RunWords.singleLimits.contains(name) {
+            limits[name] = [value]
+            return true
+        }
+        if RunWords.listedLimits.contains(name) {
+            limits[name, default: []].append(value)
+            return true
+        }
         switch name {
         case "--root": root = value
         case "--env", "-e": env.append(value)
@@ -140,10 +173,34 @@ struct RunWords: Equatable {
             guard let known = ListFormat(rawValue: value) else { return false }
             format = known
         case "--cidfile": cidfile = value
+        case "--pid": pid = value
+        case "--ipc": ipc = value
+        case "--uts": uts = value
+        case "--cgroupns": cgroupns = value
+        case "--userns": userns = value
+        case "--uidmap": uidmap.append(value)
+        case "--gidmap": gidmap.append(value)
+        case "--subuidname": subuidname = value
+        case "--subgidname": subgidname = value
+        case "--time-offset": timeOffset = value
+        case "--preserve-fds":
+            guard let count = Int(value) else { return false }
+            preserveFds = count
         default: return false
         }
         return true
     }
+}
+
+extension RunWords {
+    /// Flags about limits with one value, and those that can be given several times.
+    static let singleLimits: Set<String> = [
+        "--cpus", "--cpu-quota", "--cpu-period", "--cpu-shares", "--cpu-weight", "--cpuset-cpus", "--cpuset-mems", "--memory", "--memory-swap", "--memory-reservation", "--memory-high", "--memory-swappiness", "--pids-limit", "--blkio-weight", "--oom-score-adj", "--disk-size", "--cgroup-parent",
+    ]
+    static let listedLimits: Set<String> = [
+        "--device-read-bps", "--device-write-bps", "--device-read-iops", "--device-write-iops", "--device", "--device-cgroup-rule", "--hugetlb",
+    ]
+    static let shortLimits = ["-m": "--memory", "-c": "--cpu-shares"]
 }
 
 extension RunWords {
@@ -156,6 +213,8 @@ extension RunWords {
         try applyFile(to: &options)
         try applyNetwork(to: &options)
         try applyRights(to: &options)
+        try NamespaceSyntax.apply(self, to: &options)
+        try ResourceSyntax.apply(self, to: &options)
         return options
     }
 
@@ -188,12 +247,6 @@ extension RunWords {
         if let domainname { try RunWords.checkHostName(domainname, "--domainname") }
         options.hostname = hostname
         options.domainname = domainname
-        guard network == "none" || network == "host" else {
-            throw UsageError(
-                "--network \(printable(network)): only 'none' and 'host' are there",
-                hint: "none has the loopback interface only")
-        }
-        options.sharesNetwork = network == "host"
         options.hosts = try addHost.map(RunWords.host)
         for address in dns where !RunWords.isAddress(address) {
             throw UsageError("--dns: '\(printable(address))' is no IP address")
@@ -216,17 +269,39 @@ extension RunWords {
             }
             return (parts[0], parts[1])
         }
-        options.capabilities = try CapabilitySyntax.apply(add: capAdd, drop: capDrop)
-        for text in securityOpt {
-            switch text {
-            case "no-new-privileges", "no-new-privileges=true", "no-new-privileges:true":
-                options.noNewPrivileges = true
-            case "no-new-privileges=false", "no-new-privileges:false": options.noNewPrivileges = false
-            default:
+        options.capabilities = try CapabilitySyntax.apply(add: capAdd, drop: capDrop, privileged: privileged)
+        options.isPrivileged = privileged
+        options.noNewPrivileges = !privileged && !allowSetuid
+        for text in securityOpt { try applySecurity(text, &options) }
+        guard (0...1024).contains(preserveFds) else {
+            throw UsageError("--preserve-fds: \(preserveFds) is not from 0 to 1024")
+        }
+        for number in 0..<preserveFds where fcntl(Int32(3 + number), F_GETFD) < 0 {
+            throw UsageError(
+                "--preserve-fds \(preserveFds): the descriptor \(3 + number) is not open",
+                hint: "open it in the shell first: exec \(3 + number)<FILE")
+        }
+        options.preservedDescriptors = preserveFds
+    }
+
+    private func applySecurity(_ text: String, _ options: inout RunOptions) throws {
+        let parts = text.split(separator: text.contains("=") ? "=" : ":", maxSplits: 1).map(String.init)
+        switch (parts.first ?? "", parts.count > 1 ? parts[1] : "") {
+        case ("no-new-privileges", ""), ("no-new-privileges", "true"): options.noNewPrivileges = true
+        case ("no-new-privileges", "false"): options.noNewPrivileges = false
+        case ("seccomp", "unconfined"): options.seccomp = .unconfined
+        case ("seccomp", "builtin"), ("seccomp", "default"): options.seccomp = .standard
+        case ("seccomp", let path) where !path.isEmpty:
+            do { options.seccomp = .document(path: path, bytes: try readFile(path, limit: 4 << 20)) } catch {
                 throw UsageError(
-                    "--security-opt: '\(printable(text))' is not known",
-                    hint: "known is no-new-privileges=true|false")
+                    "--security-opt seccomp: '\(printable(path))' cannot be read: \(error.errno.description)",
+                    hint: "give a profile in docker's form, or seccomp=unconfined")
             }
+        case ("unmask", "ALL"): options.isUnmasked = true
+        default:
+            throw UsageError(
+                "--security-opt: '\(printable(text))' is not known",
+                hint: "known are no-new-privileges=true|false, seccomp=FILE|unconfined and unmask=ALL")
         }
     }
 

@@ -78,3 +78,45 @@ int ck_pipe(int ends[2]);
 
 /// Plain system call, result or -1 and errno.
 long ck_syscall(long number, long a, long b, long c, long d, long e, long f);
+
+/// Loads `count` instructions (struct bpf_insn, eight bytes each) as a device filter of cgroup v2. A descriptor, or -1 and
+/// errno.
+int ck_load_device_filter(const uint64_t *instructions, uint32_t count);
+
+/// Attaches it to an open v2 group beside others that may be there. -1 and errno on failure.
+int ck_attach_device_filter(int group, int filter);
+
+/// Numbers of the mount calls, and of others that glibc 2.36 has no wrapper for.
+enum {
+    CK_SYS_OPEN_TREE = SYS_open_tree,
+    CK_SYS_MOVE_MOUNT = SYS_move_mount,
+    CK_SYS_FSOPEN = SYS_fsopen,
+    CK_SYS_FSCONFIG = SYS_fsconfig,
+    CK_SYS_FSMOUNT = SYS_fsmount,
+    CK_SYS_MOUNT_SETATTR = SYS_mount_setattr,
+    CK_SYS_PIDFD_OPEN = SYS_pidfd_open,
+    CK_SYS_SETNS = SYS_setns,
+    CK_SYS_MKNODAT = SYS_mknodat,
+};
+
+/// An idle process in a user namespace of its own, which lasts until it is killed. Its pid, or -1 and errno.
+int ck_user_namespace_holder(void);
+
+/// For a user without privileges: enters a new user namespace in which `helpers` (paths and words of newuidmap and newgidmap,
+/// each a list that ends with NULL, with the place of the pid given by an empty word) have written the maps; with NULL
+/// the one-id map of the caller is written instead. -1 and errno; `*failed` is 0 for unshare(2) itself, 1 and 2 for the uid
+/// and gid map. Only for a process with one thread.
+int ck_enter_user_namespace(const char *const *uid_helper, const char *const *gid_helper, int *failed);
+
+/// The number of a free loop device, made if need be; -1 and errno. `control` is /dev/loop-control.
+int ck_free_loop(int control);
+
+/// Puts a file behind a loop device, past the page cache where that can be, until nobody uses the device. -1 and errno.
+int ck_configure_loop(int device, int file);
+
+/// Runs a program by its path, `words[0]`, with nothing but its standard descriptors, and waits. The status of wait(2), -1
+/// where it cannot be started.
+int ck_run(const char *const *words);
+
+/// AT_EMPTY_PATH, which glibc shows only to _GNU_SOURCE.
+#define CK_AT_EMPTY_PATH 0x1000

@@ -31,8 +31,22 @@ enum cl_kind {
     CL_INIT = 8,
     /// execve(2) of the first of the paths args[0] that can be run, with args[1] and args[2]. Does not return.
     CL_EXEC = 9,
-    /// Opens args[1] below args[0] for writing, no link followed, no mount crossed, and writes the string args[2].
+    /// Opens args[1] below args[0] for writing, no link followed, no mount crossed, and writes the string args[2]. Both it
+    /// and CL_WRITE_PROC fail with EXDEV unless the file lies on a proc (CVE-2025-52881).
     CL_WRITE_FILE = 10,
+    /// The same for the absolute path args[0] and the string args[1].
+    CL_WRITE_PROC = 11,
+    /// Goes on in a new process, a sister of this one, which ends: clone3(2) with the flags args[0], in the v2 cgroup
+    /// args[1] or where it is when that is negative. Tells the new pid on the report pipe.
+    CL_FORK = 12,
+    /// Opens the namespace file args[0] and enters it with setns(2) under the flag args[1].
+    CL_ENTER = 13,
+    /// Makes a symbolic link args[1] to what descriptor args[0] has open.
+    CL_LINK_DESCRIPTOR = 14,
+    /// Ends the process with success.
+    CL_END = 15,
+    /// Waits until it is killed; for tests.
+    CL_PAUSE = 16,
 };
 
 enum { CL_REGISTERS = 192 };
@@ -65,11 +79,13 @@ struct cl_program {
     int cgroup;
 };
 
-/// What the child says: the operation that failed, its step and errno; errno 0: it waits.
+/// What the child says: the operation that failed, its step and errno; errno 0: it waits, or, with a pid, goes on as that
+/// process.
 struct cl_report {
     uint32_t op;
     uint32_t step;
     int32_t error;
+    int32_t pid;
 };
 
 /// Starts the child. Its pid, and a pidfd in `*pidfd`; or -errno.
@@ -110,7 +126,9 @@ enum {
     CL_SYS_mount_setattr = SYS_mount_setattr,
     CL_SYS_rt_sigaction = SYS_rt_sigaction,
     CL_SYS_fchown = SYS_fchown,
+    CL_SYS_fchownat = SYS_fchownat,
     CL_SYS_keyctl = SYS_keyctl,
     CL_SYS_unshare = SYS_unshare,
     CL_SYS_setns = SYS_setns,
+    CL_SYS_seccomp = SYS_seccomp,
 };
