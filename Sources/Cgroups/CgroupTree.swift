@@ -169,19 +169,6 @@ package enum CgroupTree {
         return String(decoding: bytes, as: UTF8.self).split(separator: "\n").joined(separator: " ")
     }
 
-    /// Puts a process into groups.
-    package static func join(_ pid: Int32, _ directories: [String]) throws(CgroupError) {
-        for directory in directories {
-            do throws(FileError) { try overwrite(directory + "/cgroup.procs", "\(pid)") } catch {
-                throw CgroupError(
-                    "cannot put the container into the cgroup \(directory): \(error.errno.description)",
-                    hint: error.errno == .noSpace
-                        ? "its cpuset has no processors or no memory nodes" : hint(error.errno),
-                    errno: error.errno)
-            }
-        }
-    }
-
     // MARK: - The end
 
     /// Ends what still runs in a group and removes it with all below it. False when it does not go.

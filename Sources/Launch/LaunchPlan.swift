@@ -159,7 +159,6 @@ package struct LaunchPlan: Sendable, Equatable {
         case clone([Namespace], cgroup: String?)
         // By imgbox, while the child waits.
         case mapIDs(IDMaps)
-        case joinCgroups([String])
         case oomScore(Int32)
         /// Mounts the overlay; with `mapped` its layers show the ids of the container.
         case shareLayers([String], upper: String, work: String, mapped: Bool)
@@ -168,6 +167,8 @@ package struct LaunchPlan: Sendable, Equatable {
         case joinNamespaces([Join])
         /// Goes on as a new process: only a new one can be in another PID namespace.
         case fork([Namespace])
+        /// Directories of v1 groups.
+        case joinCgroups([String])
         case awaitParent
         case becomeRoot(uid: UInt32, gid: UInt32, dropsGroups: Bool)
         case cgroupNamespace
@@ -238,6 +239,12 @@ package struct LaunchPlan: Sendable, Equatable {
         return []
     }
 
+    /// The v1 groups that the child joins.
+    package var oldGroups: [String] {
+        for case .joinCgroups(let directories) in steps { return directories }
+        return []
+    }
+
     /// The v2 group that the child starts in.
     package var cgroup: String? {
         for case .clone(_, let cgroup) in steps { return cgroup }
@@ -267,7 +274,7 @@ extension LaunchPlan.Step {
         case .makeCgroups, .limit, .deviceList, .deviceFilter, .makeDisk, .openSources, .giveAway, .deviceDirectory,
             .openOverlay, .clone:
             .before
-        case .mapIDs, .joinCgroups, .oomScore, .shareLayers, .mapSources: .parent
+        case .mapIDs, .oomScore, .shareLayers, .mapSources: .parent
         default: .child
         }
     }

@@ -176,8 +176,10 @@ package enum Launcher {
             }
         }
         let joins = try plan.joins.map { join throws(LaunchError) in try JoinTarget(join) }
-        let group = try plan.cgroup.map { path throws(LaunchError) in try openGroup(path) }
+        let group = try plan.cgroup.map { path throws(LaunchError) in try openGroup(path, pathOnly | O_DIRECTORY) }
+        let groups = try plan.oldGroups.map { path throws(LaunchError) in try openGroup(path + "/tasks", O_WRONLY) }
         var inherited = Lowering.Inherited()
+        inherited.groups = groups.map { $0.fd.raw }
         inherited.release = releaseRead
         inherited.releaseWriter = releaseWrite
         inherited.socket = sockets[1]
@@ -205,6 +207,8 @@ package enum Launcher {
             program.cgroup = plan.joins.isEmpty ? inherited.cgroup : -1
             return cl_launch(&program, &pidfd)
         }
+        // The child has them now; Swift would close them after their last mention.
+        withExtendedLifetime((groups, joins, group)) {}
         for fd in [reportWrite, sockets[1]] where fd >= 0 { close(fd) }
         guard first > 0 else {
             for fd in [reportRead, releaseRead, releaseWrite, sockets[0]] where fd >= 0 { close(fd) }
@@ -293,8 +297,8 @@ package enum Launcher {
         }
     }
 
-    private static func openGroup(_ path: String) throws(LaunchError) -> ParentWork.Held {
-        do throws(FileError) { return ParentWork.Held(try open(path, pathOnly | O_DIRECTORY)) } catch {
+    private static func openGroup(_ path: String, _ flags: Int32) throws(LaunchError) -> ParentWork.Held {
+        do throws(FileError) { return ParentWork.Held(try open(path, flags)) } catch {
             throw LaunchError("cannot open the cgroup \(path): \(error.errno.description)", errno: error.errno)
         }
     }
@@ -403,6 +407,7 @@ package enum Launcher {
         case (.switchRoot(.pivot), .invalidArgument): "try --root-switch chroot"
         case (.mount(let type, _, _, _), .notPermitted) where type == "proc" || type == "sysfs":
             "in a user namespace \(type) can only be mounted where the host's own is wholly visible (no mounts over parts of it)"
+        case (.joinCgroups, .noSpace): "its cpuset has no processors or no memory nodes"
         case (.keyring, .diskQuotaExceeded): "raise kernel.keys.maxkeys with sysctl"
         case (.user, .invalidArgument):
             "the user or group is outside the ids of the container: see --userns and --uidmap"

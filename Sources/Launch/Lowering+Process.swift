@@ -78,6 +78,12 @@ extension Lowering {
         case .fork(let namespaces):
             program.special(
                 CL_FORK, .flags(namespaces.reduce(0) { $0 | $1.flag }), .number(Int64(inherited.cgroup)))
+        case .joinCgroups:
+            // A process with one thread that moves itself needs no lock over all processes of the machine, for which the
+            // kernel would wait for milliseconds (cgroup_procs_write_start, Linux 5.5): hence `tasks`, and "0".
+            for fd in inherited.groups {
+                program.call(Int(CL_SYS_write), .number(Int64(fd)), .text("0"), .number(1))
+            }
         case .awaitParent: program.special(CL_WAIT, .number(Int64(inherited.release)), .number(0))
         case .becomeRoot(let uid, let gid, let dropsGroups):
             if dropsGroups { program.call(Int(CL_SYS_setgroups), .number(0), .number(0)) }

@@ -22,6 +22,8 @@ final class Lowering {
         var overlay: Int32 = -1
         var devices: Int32 = -1
         var disk: Int32 = -1
+        /// The `tasks` files of the v1 groups to join.
+        var groups: [Int32] = []
         /// The v2 group to start in.
         var cgroup: Int32 = -1
         /// For tests: the step before which the child stands still.
@@ -68,7 +70,7 @@ final class Lowering {
 
     private func lower(_ step: LaunchPlan.Step) {
         switch step {
-        case .joinNamespaces, .fork, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
+        case .joinNamespaces, .fork, .joinCgroups, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
             lowerEntry(step)
         case .privateMounts:
             // MS_REC | MS_PRIVATE

@@ -54,7 +54,6 @@ final class ParentWork {
         case .deviceDirectory(let nodes, let options): devices = Held(try makeDevices(nodes, options))
         case .openOverlay: overlay = Held(try Mounts.open("overlay"))
         case .mapIDs(let maps): try writeMaps(of: pid, uid: maps.uid, gid: maps.gid)
-        case .joinCgroups(let directories): try CgroupTree.join(pid, directories)
         case .oomScore(let score):
             let file = try Files.open("/proc/\(pid)/oom_score_adj", O_WRONLY)
             try write(file.raw, Array("\(score)".utf8), name: "oom_score_adj")

@@ -38,9 +38,9 @@ extension LaunchPlan.Step {
                 shell: "bpftool cgroup attach \(directory) device pinned PROGRAM multi")
         case .joinCgroups(let directories):
             return StepWording(
-                title: "put the process into \(directories.count) cgroups of v1",
-                reason: "before it has done anything that counts",
-                shell: directories.map { "echo $PID > \($0)/cgroup.procs" }.joined(separator: "; "))
+                title: "go into \(directories.count) cgroups of v1",
+                reason: "before anything is done that counts; a process that moves itself needs no global lock",
+                shell: directories.map { "echo 0 > \($0)/tasks" }.joined(separator: "; "))
         case .oomScore(let score):
             return StepWording(
                 title: "set oom_score_adj to \(score)", reason: "--oom-score-adj was asked for",

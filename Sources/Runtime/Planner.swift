@@ -49,6 +49,8 @@ package struct Planner {
     var namespaces: [LaunchPlan.Namespace] = []
     var joins: [LaunchPlan.Join] = []
     var sources: [LaunchPlan.Source] = []
+    /// Directories of v1 groups, which the child joins itself.
+    var oldGroups: [String] = []
     /// The child's steps from the mounts on.
     var steps: [LaunchPlan.Step] = []
 
@@ -70,7 +72,7 @@ package struct Planner {
                 "a user namespace needs the mount calls of Linux 5.12", hint: "use --userns host, or a newer kernel")
         }
         var parent: [LaunchPlan.Step] = []
-        var before = try limits(&parent)
+        var before = try limits()
         before += options.givenAway
         if let disk = options.disk { before.append(.makeDisk(disk)) }
         try self.root(root, &before, &parent)
@@ -142,8 +144,8 @@ package struct Planner {
 
     // MARK: - Limits
 
-    /// The groups and what is written to them. Groups of v1 are joined while the child waits.
-    private mutating func limits(_ parent: inout [LaunchPlan.Step]) throws(RuntimeError) -> [LaunchPlan.Step] {
+    /// The groups and what is written to them.
+    private mutating func limits() throws(RuntimeError) -> [LaunchPlan.Step] {
         var steps: [LaunchPlan.Step] = []
         let host = options.cgroups
         let group = group()
@@ -160,7 +162,7 @@ package struct Planner {
             steps.append(.deviceFilter(unified.absolute, spec.resources.devices))
         }
         let old = group.directories.filter { $0.version == 1 }.map(\.absolute)
-        if !old.isEmpty { parent.append(.joinCgroups(old)) }
+        if !old.isEmpty { oldGroups = old }
         return steps
     }
 
@@ -184,6 +186,7 @@ package struct Planner {
             // A second process is born in what the first has joined.
             result += [.clone([], cgroup: group), .joinNamespaces(joins), .fork(flags)]
         }
+        if !oldGroups.isEmpty { result.append(.joinCgroups(oldGroups)) }
         if spec.hasOwn("user") {
             parent.insert(.mapIDs(.init(uid: uidMap, gid: gidMap)), at: 0)
         }

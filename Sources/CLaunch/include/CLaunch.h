@@ -93,6 +93,7 @@ int64_t cl_launch(const struct cl_program *program, int *pidfd);
 
 // System call numbers as Swift can read them.
 enum {
+    CL_SYS_write = SYS_write,
     CL_SYS_mount = SYS_mount,
     CL_SYS_umount2 = SYS_umount2,
     CL_SYS_pivot_root = SYS_pivot_root,
