@@ -48,10 +48,10 @@ let package = Package(
         module("Launch", ["Cgroups", "Kernel", "OCI", "Files", "CLaunch", "CKernel", system]),
         module("Cgroups", ["OCI", "Files", "CKernel", system]),
         module("Seccomp", ["Kernel", "OCI", "Files", "CSeccomp", "CKernel"]),
-        module("Store", ["Layers", "OCI", "Files", system]),
+        module("Store", ["Layers", "OCI", "Kernel", "Files", system]),
         module(
             "Layers",
-            ["OCI", "Files", "CArchive", "CZstd", "CZlib", "CLzma", "CBzip2", "CKernel", system]),
+            ["OCI", "Kernel", "Files", "CArchive", "CZstd", "CZlib", "CLzma", "CBzip2", "CKernel", system]),
         module("OCI", ["Files", "CNettle", system]),
         module("Kernel", ["Files", "CKernel", system]),
         module("Files", ["CKernel", system]),
@@ -67,8 +67,10 @@ let package = Package(
         tests("OCITests", ["OCI", "Files"]),
         tests("LayersTests", ["Layers", "OCI", "Files", system]),
         tests(
-            "RuntimeTests", ["Runtime", "Launch", "Kernel", "Layers", "OCI", "Files"],
+            "RuntimeTests", ["Runtime", "Launch", "Cgroups", "Kernel", "Layers", "OCI", "Files"],
             resources: [.copy("Golden")]),
+        tests("CgroupsTests", ["Cgroups", "OCI", "Files"]),
+        tests("SeccompTests", ["Seccomp", "Kernel", "OCI", "Files"]),
         tests("CommandTests", ["imgbox", "Runtime", "Store", "OCI", arguments]),
         tests("EndToEnd", ["Layers", "OCI", "Files", system], path: "Tests/EndToEnd"),
     ]

@@ -203,12 +203,12 @@ static int write_own_maps(uid_t uid, gid_t gid, int *failed) {
     return write_file("/proc/self/gid_map", line);
 }
 
-int ck_enter_user_namespace(const char *const *uid_helper, const char *const *gid_helper, int *failed) {
+int ck_enter_user_namespace(const char *const *uid_helper, const char *const *gid_helper, int flags, int *failed) {
     uid_t uid = geteuid();
     gid_t gid = getegid();
     *failed = 0;
     if (!uid_helper) {
-        if (unshare(CLONE_NEWUSER) != 0) return -1;
+        if (unshare(CLONE_NEWUSER | flags) != 0) return -1;
         return write_own_maps(uid, gid, failed);
     }
     // The helpers have to run outside, for a process that is inside: one that was forked before runs them.
@@ -223,7 +223,7 @@ int ck_enter_user_namespace(const char *const *uid_helper, const char *const *gi
         _exit(run_helper(gid_helper, self) != 0 ? 2 : 0);
     }
     close(go[0]);
-    int result = outside < 0 ? -1 : unshare(CLONE_NEWUSER), error = errno, status = 0;
+    int result = outside < 0 ? -1 : unshare(CLONE_NEWUSER | flags), error = errno, status = 0;
     if (result == 0 && write(go[1], "g", 1) != 1) result = -1;
     close(go[1]);
     if (outside > 0)
@@ -258,3 +258,5 @@ int ck_run(const char *const *words) {
     }
     return child < 0 ? -1 : ck_wait_status(child);
 }
+
+int ck_unshare(int flags) { return unshare(flags); }

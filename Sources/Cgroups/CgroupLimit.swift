@@ -261,12 +261,12 @@ package func weight(shares: UInt64) -> UInt64 {
     return min(10_000, max(1, UInt64(pow(10, exponent).rounded(.up))))
 }
 
-/// The shares of v1 that weigh as much: the formula above, backwards.
+/// The most shares of v1 that weigh no more: the formula above, backwards.
 package func shares(weight wanted: UInt64) -> UInt64 {
     var (low, high): (UInt64, UInt64) = (2, 262_144)
     while low < high {
-        let middle = (low + high) / 2
-        if weight(shares: middle) < wanted { low = middle + 1 } else { high = middle }
+        let middle = (low + high + 1) / 2
+        if weight(shares: middle) <= wanted { low = middle } else { high = middle - 1 }
     }
     return low
 }

@@ -32,6 +32,25 @@ extension [IDExtent] {
         outside(id) == nil ? first?.inside ?? id : id
     }
 
+    /// The same map in lines of which none reaches over two lines of the map outside, as the kernel wants it.
+    package func split(along outer: [IDExtent]) -> [IDExtent] {
+        var result: [IDExtent] = []
+        for extent in self {
+            var rest = extent
+            while rest.count > 0,
+                let line = outer.first(where: { rest.outside >= $0.inside && rest.outside - $0.inside < $0.count })
+            {
+                let count = Swift.min(rest.count, line.count - (rest.outside - line.inside))
+                result.append(IDExtent(inside: rest.inside, outside: rest.outside, count: count))
+                rest = IDExtent(
+                    inside: rest.inside &+ count, outside: rest.outside &+ count, count: rest.count - count)
+            }
+            // What is not mapped outside stays as it is: the kernel names the error.
+            if rest.count > 0 { result.append(rest) }
+        }
+        return result
+    }
+
     /// How many ids there are inside.
     package var total: UInt64 { reduce(0) { $0 + UInt64($1.count) } }
 
@@ -87,6 +106,9 @@ package enum Privilege: Sendable, Equatable {
     case userNamespace(uid: [IDExtent], gid: [IDExtent], canSetGroups: Bool)
     /// Neither.
     case user
+
+    /// Of this process, once it has settled in its namespace.
+    package static let current = probe()
 
     /// Asks the kernel.
     package static func probe() -> Privilege {

@@ -1,6 +1,7 @@
 import CKernel
 import Files
 import Glibc
+import Kernel
 
 /// How overlayfs writes "gone" and "nothing from below" into a layer's directory.
 package enum OverlayForm: Sendable {
@@ -10,7 +11,7 @@ package enum OverlayForm: Sendable {
     case user
 
     /// What this process can write.
-    package static var ofThisProcess: OverlayForm { geteuid() == 0 ? .trusted : .user }
+    package static var ofThisProcess: OverlayForm { Privilege.current == .root ? .trusted : .user }
 
     var opaqueName: String { self == .trusted ? "trusted.overlay.opaque" : "user.overlay.opaque" }
 

@@ -149,6 +149,10 @@ extension TreeWriter {
         }
         guard let uid = options.uidMapping.host(metadata.uid), let gid = options.gidMapping.host(metadata.gid)
         else {
+            if options.squashesUnmapped {
+                note(\.squashedOwners, "owner", path)
+                return false
+            }
             let id =
                 options.uidMapping.host(metadata.uid) == nil
                 ? "user \(metadata.uid)" : "group \(metadata.gid)"

@@ -1,5 +1,6 @@
 import Files
 import Glibc
+import Kernel
 
 /// One line of an id map: `count` ids from `container` are `host` and following outside.
 package struct IDRange: Sendable, Equatable {
@@ -49,6 +50,8 @@ package struct UnpackOptions: Sendable {
     package var gidMapping = IDMapping([])
     /// Every owner becomes the user who runs this, and it is counted how often that was a change.
     package var squashesOwners: Bool
+    /// The same for owners that the mapping does not have, which is an error otherwise.
+    package var squashesUnmapped = false
     /// Device nodes are made; otherwise they are left out and counted.
     package var makesDevices: Bool
     /// A directory entry over a link to a directory keeps the link.
@@ -57,10 +60,22 @@ package struct UnpackOptions: Sendable {
     package var isStrict = false
     package var maximumSize = LayerSource.defaultMaximumSize
 
+    private static func itself(_ map: [IDExtent]) -> IDMapping {
+        IDMapping(map.map { IDRange(container: $0.inside, host: $0.inside, count: $0.count) })
+    }
+
     /// What this user can do.
     package init() {
-        squashesOwners = geteuid() != 0
-        makesDevices = geteuid() == 0
+        switch Privilege.current {
+        case .root: (squashesOwners, makesDevices) = (false, true)
+        case .user: (squashesOwners, makesDevices) = (true, false)
+        case .userNamespace(let uid, let gid, _):
+            // Ids that the namespace does not have cannot be given.
+            (squashesOwners, makesDevices) = (false, false)
+            uidMapping = UnpackOptions.itself(uid)
+            gidMapping = UnpackOptions.itself(gid)
+            squashesUnmapped = true
+        }
     }
 }
 
@@ -98,7 +113,7 @@ package struct UnpackReport: Sendable, Equatable {
             line(skippedDevices, "device nodes were left out: making them takes root", "device"),
             line(
                 squashedOwners,
-                "files belong to you instead of the owner in the image: changing that takes root", "owner"),
+                "files belong to you instead of the owner in the image: changing that takes root, or subordinate ids (imgbox doctor)", "owner"),
             line(
                 skippedAttributes,
                 "extended attributes could not be kept on this file system or without root", "attribute"),

@@ -27,6 +27,8 @@ package struct ContainerRecord: Sendable {
     /// Ids inside and on the host; empty without a user namespace of its own.
     package var uidMap: [IDExtent] = []
     package var gidMap: [IDExtent] = []
+    /// The imgbox that runs it.
+    package var keeper: Int32 = 0
     /// How --disk-size was done.
     package var disk = ""
     package var isOutOfMemory = false
@@ -61,7 +63,7 @@ package struct ContainerRecord: Sendable {
             "cgroups": .array(cgroups.map { .string($0) }), "limits": .array(limits.map(\.json)),
             "uidMap": .array(uidMap.map { .string($0.line) }),
             "gidMap": .array(gidMap.map { .string($0.line) }), "disk": .string(disk),
-            "oomKilled": .bool(isOutOfMemory),
+            "oomKilled": .bool(isOutOfMemory), "keeper": .integer(keeper),
         ]
     }
 
@@ -92,6 +94,7 @@ package struct ContainerRecord: Sendable {
         uidMap = map("uidMap")
         gidMap = map("gidMap")
         disk = json["disk"]?.string ?? ""
+        keeper = Int32(clamping: json["keeper"]?.integer ?? 0)
         isOutOfMemory = json["oomKilled"]?.bool ?? false
     }
 }

@@ -80,6 +80,10 @@ package struct ContainerRun {
             surroundings.cgroups.parent = parent
         }
         try Joins.resolve(&options, &surroundings, in: store)
+        // Before Linux 5.12 there is no way to hand a root over the border of a user namespace.
+        if !facts.hasMountAPI, options.userNamespace == .standard, facts.privilege == .root {
+            options.userNamespace = .host
+        }
         var lease: IDLease?
         if surroundings.joined["user"] == nil,
             let ids = try IDChoice.choose(options.userNamespace, name: name, facts.privilege)
@@ -184,6 +188,9 @@ package struct ContainerRun {
                 owner: ready.owner, into: directory)
             let plan = try self.plan(ready, path: directory.path)
             for text in plan.notes { note(text) }
+            if !facts.hasMountAPI, options.userNamespace == .standard {
+                note("this kernel has no mount calls for user namespaces (Linux 5.12 has): root inside is root outside")
+            }
             try directory.create("config.json", content: ready.spec.json.serialized())
             if case .image(let image) = source, usesCopy, ready.surroundings.maps != nil {
                 note("this kernel or file system cannot map the owners of layers: copying the image for this container")
@@ -218,6 +225,7 @@ package struct ContainerRun {
         for case .makeCgroups(let directories) in plan.steps {
             record.cgroups = directories.map(\.absolute)
         }
+        record.keeper = getpid()
         if let maps = ready.surroundings.maps { (record.uidMap, record.gidMap) = maps }
         if let size = options.diskSize { record.disk = "sparse loop file of \(size) bytes" }
         return record

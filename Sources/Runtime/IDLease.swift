@@ -72,7 +72,11 @@ package enum IDChoice {
     ) throws(RuntimeError) -> Result? {
         switch privilege {
         case .root: return try chooseAsRoot(choice, name)
-        case .userNamespace(let uid, let gid, _): return try chooseAsUser(choice, uid, gid)
+        case .userNamespace(let uid, let gid, _):
+            guard var result = try chooseAsUser(choice, uid, gid) else { return nil }
+            result.uid = result.uid.split(along: uid)
+            result.gid = result.gid.split(along: gid)
+            return result
         case .user: throw RuntimeError("a container needs a user namespace, and this process is in none")
         }
     }

@@ -165,7 +165,10 @@ extension SpecBuilder {
         if options.isPrivileged, let sys = spec.mounts.firstIndex(where: { $0.destination == "/sys" }) {
             spec.mounts[sys].options.removeAll { $0 == "ro" }
         }
-        spec.mounts += cgroupMounts(options, surroundings, safe + isReadOnly)
+        let groups = cgroupMounts(options, surroundings, safe + isReadOnly)
+        spec.mounts += groups
+        // The directory of the hierarchies can only be closed when they are in it.
+        if groups.count > 1, !options.isPrivileged { spec.readonlyPaths.append("/sys/fs/cgroup") }
     }
 
     /// /sys/fs/cgroup as programs expect it on this host: the v2 tree, or a directory for each v1 hierarchy.

@@ -2,6 +2,8 @@ import ArgumentParser
 import Files
 import Glibc
 import Launch
+import Runtime
+import Store
 import SystemPackage
 
 /// The program: its commands, and the one place where errors become lines and exit codes.
@@ -40,6 +42,7 @@ struct Imgbox: ParsableCommand {
                 subcommands: [
                     DiskUsageCommand.self, CollectCommand.self, CheckCommand.self, ManualCommand.self,
                 ]),
+            CommandGroup(name: "THIS MACHINE", subcommands: [DoctorCommand.self, UnshareCommand.self]),
         ])
 
     static func main() {
@@ -50,6 +53,7 @@ struct Imgbox: ParsableCommand {
         var arguments = Array(CommandLine.arguments.dropFirst())
         RootOption.takeLeading(&arguments)
         do {
+            try settle(arguments)
             if arguments.first == "run", let words = RunWords(parsing: Array(arguments.dropFirst())) {
                 return try words.run()
             }
@@ -67,6 +71,26 @@ struct Imgbox: ParsableCommand {
         } catch {
             finish(parsing: error)
         }
+    }
+
+    /// Commands that make, read or remove files with the owners of an image. An ordinary user becomes root of a user namespace
+    /// for them.
+    private static let ownersMatter: Set<String> = [
+        "run", "pull-local", "gc", "fsck", "rmi", "rm", "ps", "ls", "cat", "diff", "df", "unshare",
+    ]
+
+    /// Before anything else: a process with threads cannot enter a user namespace.
+    private static func settle(_ arguments: [String]) throws {
+        guard RootOption.isOrdinaryUser, let command = arguments.first, ownersMatter.contains(command),
+            !arguments.contains("--help"), !arguments.contains("-h") || command == "run"
+        else { return }
+        if command == "run", let words = RunWords(parsing: Array(arguments.dropFirst())),
+            let other = words.joinedContainer
+        {
+            let store = try Store(at: RootOption.path(words.root))
+            return try OwnNamespace.join(ContainerDirectory.find(other, in: store))
+        }
+        try OwnNamespace.enter(mounts: command == "run")
     }
 
     /// Parses a right command line by its command alone: ArgumentParser looks at every command of the tree otherwise, which

@@ -114,3 +114,13 @@ enum NamespaceSyntax {
         return (Int64(whole), UInt32((total - whole) * 1e9))
     }
 }
+
+extension RunWords {
+    /// The container that is joined, if one is.
+    var joinedContainer: String? {
+        for word in [network, pid, ipc, userns] {
+            if let word, word.hasPrefix("container:") { return String(word.dropFirst("container:".count)) }
+        }
+        return nil
+    }
+}

@@ -40,11 +40,15 @@ struct RootOption: ParsableArguments {
         return here.appending(path.components).lexicallyNormalized()
     }
 
+    /// Who called, before this process became root of a user namespace of its own.
+    static let caller = geteuid()
+    static var isOrdinaryUser: Bool { caller != 0 }
+
     /// The usual place: of the system for root, in the home directory for others.
     private static var standard: String {
-        if geteuid() == 0 { return "/var/lib/imgbox" }
+        if !isOrdinaryUser { return "/var/lib/imgbox" }
         if let data = environment("XDG_DATA_HOME"), data.hasPrefix("/") { return data + "/imgbox" }
-        return (environment("HOME") ?? "/tmp/imgbox-\(geteuid())") + "/.local/share/imgbox"
+        return (environment("HOME") ?? "/tmp/imgbox-\(caller)") + "/.local/share/imgbox"
     }
 
     func open() throws -> Store { try Store(at: path) }

@@ -175,7 +175,7 @@ enum LimitSyntax {
 /// `--cap-add` and `--cap-drop`
 enum CapabilitySyntax {
     /// nil where nothing was asked for.
-    static func apply(add: [String], drop: [String], privileged: Bool) throws -> [String]? {
+    static func apply(add: [String], drop: [String], privileged: Bool = false) throws -> [String]? {
         if add.isEmpty, drop.isEmpty, !privileged { return nil }
         var kept = Set(privileged ? Capability.all : Capability.containerDefault)
         func each(_ names: [String], _ flag: String, _ change: (Set<Capability>) -> Void) throws {

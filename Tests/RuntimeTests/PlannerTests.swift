@@ -1,3 +1,4 @@
+import Cgroups
 import Foundation
 import Kernel
 import OCI
@@ -66,6 +67,72 @@ import Testing
             "everything", Self.text(Planner.plan(spec, Self.facts(), root: Self.overlay, options: options)))
     }
 
+    /// The hierarchies of a hybrid host, and of one with v2 alone.
+    static let hybrid = CgroupHost(
+        ["cpu", "memory", "pids", "devices", "cpuset"].map {
+            .init(version: 1, mountPoint: "/sys/fs/cgroup/\($0)", controllers: [$0], own: "/")
+        } + [.init(version: 2, mountPoint: "/sys/fs/cgroup/unified", controllers: ["hugetlb"], own: "/")],
+        parent: "/imgbox")
+    static let unified = CgroupHost(
+        [
+            .init(
+                version: 2, mountPoint: "/sys/fs/cgroup",
+                controllers: ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"], own: "/")
+        ], parent: "/imgbox")
+
+    /// A container with ids of its own and limits.
+    static func mapped(_ host: CgroupHost) -> (ContainerSpec, PlanOptions) {
+        var spec = Self.spec()
+        spec.namespaces.insert(.init("user"), at: 0)
+        spec.uidMappings = [.init(containerID: 0, hostID: 100_000, size: 65536)]
+        spec.gidMappings = spec.uidMappings
+        spec.cgroupsPath = "abc"
+        spec.resources.pids = 100
+        spec.resources.cpuQuota = 20_000
+        spec.resources.memory = 64 << 20
+        spec.resources.memorySwap = 128 << 20
+        spec.resources.devices = Resources.standardDevices
+        spec.mounts.append(.init("/data", type: "bind", source: "/srv", options: ["rbind", "imgbox.idmap"]))
+        var options = PlanOptions()
+        options.cgroups = host
+        options.seccomp = ("standard", Array(repeating: 0, count: 16))
+        return (spec, options)
+    }
+
+    @Test(arguments: [("mapped-hybrid", hybrid), ("mapped-v2", unified)])
+    func containerWithIdsOfItsOwn(name: String, host: CgroupHost) throws {
+        let (spec, options) = Self.mapped(host)
+        try compare(name, Self.text(Planner.plan(spec, Self.facts(), root: Self.overlay, options: options)))
+    }
+
+    @Test func joinedContainer() throws {
+        var (spec, options) = Self.mapped(Self.hybrid)
+        spec.namespaces[0].path = "/proc/7/ns/user"
+        spec.namespaces.removeAll { $0.type == "network" }
+        spec.namespaces.append(.init("network", path: "/proc/7/ns/net"))
+        options.preservedDescriptors = 2
+        let plan = try Planner.plan(spec, Self.facts(), root: Self.overlay, options: options)
+        // The user namespace first: the right to enter the others comes with it.
+        #expect(plan.joins.map(\.namespace) == [.user, .network])
+        try compare("joined", Self.text(plan))
+    }
+
+    @Test func containerOfAnOrdinaryUser() throws {
+        var spec = Self.spec()
+        spec.namespaces.insert(.init("user"), at: 0)
+        spec.uidMappings = [.init(containerID: 0, hostID: 0, size: 1)]
+        spec.gidMappings = spec.uidMappings
+        spec.process.oomScoreAdjustment = 100
+        let facts = Self.facts {
+            $0.privilege = .userNamespace(
+                uid: [.init(inside: 0, outside: 1000, count: 1)], gid: [.init(inside: 0, outside: 1000, count: 1)],
+                canSetGroups: false)
+        }
+        try compare("rootless", Self.text(Planner.plan(spec, facts, root: Self.overlay)))
+        spec.process.user.uid = 33
+        #expect(throws: RuntimeError.self) { try Planner.plan(spec, facts, root: Self.overlay) }
+    }
+
     @Test func initialRootFallsBackToChrootAndSaysSo() throws {
         let plan = try Planner.plan(Self.spec(), Self.facts { $0.rootIsInitial = true }, root: Self.overlay)
         #expect(plan.steps.contains(.switchRoot(.chroot)))
@@ -90,7 +157,7 @@ import Testing
         var relative = Self.spec()
         relative.mounts.append(.init("data", type: "tmpfs", source: "", options: []))
         var shared = Self.spec()
-        shared.namespaces.removeAll { $0 == "uts" }
+        shared.namespaces.removeAll { $0.type == "uts" }
         for spec in [empty, relative, shared] {
             #expect(throws: RuntimeError.self) { try Planner.plan(spec, Self.facts(), root: Self.overlay) }
         }
@@ -101,7 +168,9 @@ import Testing
     }
 
     @Test func everyStepHasWords() throws {
-        for step in try Planner.plan(Self.spec(), Self.facts(), root: Self.overlay).steps {
+        let (spec, options) = Self.mapped(Self.hybrid)
+        let mapped = try Planner.plan(spec, Self.facts(), root: Self.overlay, options: options)
+        for step in try Planner.plan(Self.spec(), Self.facts(), root: Self.overlay).steps + mapped.steps {
             #expect(
                 !step.wording.title.isEmpty && !step.wording.reason.isEmpty && !step.wording.shell.isEmpty)
         }
@@ -111,6 +180,16 @@ import Testing
         var spec = Self.spec()
         spec.process.limits = [.init(type: "RLIMIT_CORE", soft: 0, hard: .max)]
         spec.annotations = [("a", "b")]
+        spec.uidMappings = [.init(containerID: 0, hostID: 5, size: 6)]
+        spec.timeOffsets = [.init(clock: "boottime", seconds: -3, nanoseconds: 4)]
+        spec.devices = [
+            .init(path: "/dev/fuse", type: "c", major: 10, minor: 229, mode: 0o660, uid: 1, gid: 2)
+        ]
+        spec.resources = Self.mapped(Self.unified).0.resources
+        spec.resources.writeBytes = [.init(major: 8, minor: 0, rate: 1 << 20)]
+        spec.resources.hugePages = [.init(pageSize: "2MB", limit: 4 << 20)]
+        spec.resources.cpuWeight = 50
+        spec.resources.memoryHigh = 1 << 20
         #expect(try ContainerSpec(parsing: spec.json.serialized()) == spec)
     }
 }
@@ -152,7 +231,7 @@ import Testing
 
     private func exec(_ command: String...) -> [LaunchPlan.Step] {
         [
-            .clone([.mount, .pid]), .dieWithParent, .waitForParent, .closeDescriptors,
+            .clone([.mount, .pid], cgroup: nil), .dieWithParent, .waitForParent, .closeDescriptors(from: 3),
             .exec(candidates: [command[0]], arguments: command, environment: ["PATH=/bin:/usr/bin"]),
         ]
     }
@@ -174,7 +253,7 @@ import Testing
 
     @Test(.enabled(if: isRoot, "SKIPPED: namespaces take root")) func namesTheStepThatFailed() {
         let steps: [LaunchPlan.Step] = [
-            .clone([.mount, .pid]), .privateMounts, .workingDirectory("/nowhere/at/all"),
+            .clone([.mount, .pid], cgroup: nil), .privateMounts, .workingDirectory("/nowhere/at/all"),
         ]
         let error = #expect(throws: LaunchError.self) { try run(steps) }
         #expect(error?.step == .workingDirectory("/nowhere/at/all"))

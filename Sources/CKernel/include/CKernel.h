@@ -106,7 +106,13 @@ int ck_user_namespace_holder(void);
 /// each a list that ends with NULL, with the place of the pid given by an empty word) have written the maps; with NULL
 /// the one-id map of the caller is written instead. -1 and errno; `*failed` is 0 for unshare(2) itself, 1 and 2 for the uid
 /// and gid map. Only for a process with one thread.
-int ck_enter_user_namespace(const char *const *uid_helper, const char *const *gid_helper, int *failed);
+int ck_enter_user_namespace(const char *const *uid_helper, const char *const *gid_helper, int flags, int *failed);
+
+/// CLONE_NEWNS and CLONE_NEWUSER, which glibc shows only to _GNU_SOURCE.
+enum { CK_NEWNS = 0x00020000, CK_NEWUSER = 0x10000000 };
+
+/// unshare(2).
+int ck_unshare(int flags);
 
 /// The number of a free loop device, made if need be; -1 and errno. `control` is /dev/loop-control.
 int ck_free_loop(int control);
