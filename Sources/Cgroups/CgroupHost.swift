@@ -24,8 +24,12 @@ package struct CgroupHost: Sendable, Equatable {
     /// The group below which containers get theirs, from each mount point; nil: this user may make none.
     package var parent: String?
 
+    /// What there is, where `hierarchies` is only what this user may use.
+    package var known: [Hierarchy]
+
     package init(_ hierarchies: [Hierarchy], parent: String?) {
         (self.hierarchies, self.parent) = (hierarchies, parent)
+        known = hierarchies
     }
 
     package var unified: Hierarchy? { hierarchies.first { $0.version == 2 } }

@@ -70,9 +70,9 @@ package struct CgroupLimits {
         guard host.parent != nil else {
             return CgroupError(
                 "\(flag) cannot be applied: the cgroup controller \(name) is not delegated to this user",
-                hint: host.hierarchies.contains { $0.version == 2 && !$0.controllers.isEmpty }
+                hint: host.known.first { $0.controllers.contains(controller) }?.version == 2
                     ? "run in a delegated scope: systemd-run --user --scope -p Delegate=yes imgbox ..., or as root"
-                    : "a host with cgroup v1 cannot delegate controllers to users: run as root")
+                    : "controllers of cgroup v1 cannot be delegated to users: run as root")
         }
         if host.hierarchies.isEmpty {
             return CgroupError(

@@ -370,6 +370,10 @@ final class Lowering {
 
     /// Later steps take their devices from the user's own /dev when it was bound.
     private func reopenDevices(_ path: String) {
+        if path == "/proc" {
+            program.special(
+                CL_DIRECTORY, .register(.root), .text(path), .number(0), .number(Lowering.noLinks), to: .proc)
+        }
         guard path == "/dev" else { return }
         hasForeignDevices = true
         program.special(

@@ -126,7 +126,7 @@ package struct ContainerRun {
                     "--disk-size cannot be applied: a file system of one's own takes root",
                     hint: "run as root, or limit what is written with --tmpfs and read-only mounts")
             }
-            guard case .image = source, !usesCopy else {
+            guard case .image = source, !usesCopy(ready) else {
                 throw RuntimeError(
                     "--disk-size is for the writable layer of an image, and this container has none",
                     hint: "leave out --rootfs, or limit the directory on the host")
@@ -138,16 +138,21 @@ package struct ContainerRun {
         let root: RootSource =
             switch source {
             case .directory(let directory): .directory(directory)
-            case .image where usesCopy && ready.surroundings.maps != nil: .shifted("\(path)/copy")
+            case .image where usesCopy(ready): .shifted("\(path)/copy")
             case .image:
                 .overlay(layers: ready.layers, upper: upper, work: work, place: "\(path)/root")
             }
         return try Planner.plan(ready.spec, facts, root: root, options: planOptions)
     }
 
-    /// The layers cannot show mapped owners here: a container with ids of its own gets a copy with its owners.
-    private var usesCopy: Bool {
-        facts.privilege == .root && (!facts.mapsLayers || !MappableFileSystem.holds(store.root, facts.kernel))
+    /// The layers cannot show the container's ids: it gets a copy of its own with the right owners.
+    private func usesCopy(_ ready: Preparation) -> Bool {
+        guard let maps = ready.surroundings.maps, case .image = source else { return false }
+        if facts.privilege == .root {
+            return !facts.mapsLayers || !MappableFileSystem.holds(store.root, facts.kernel)
+        }
+        // The layers of a user have the ids of imgbox's own user namespace.
+        return (maps.uid + maps.gid).contains { $0.inside != $0.outside }
     }
 
     private func seccomp(_ spec: ContainerSpec) throws -> (name: String, filter: [UInt8])? {
@@ -192,8 +197,8 @@ package struct ContainerRun {
                 note("this kernel has no mount calls for user namespaces (Linux 5.12 has): root inside is root outside")
             }
             try directory.create("config.json", content: ready.spec.json.serialized())
-            if case .image(let image) = source, usesCopy, ready.surroundings.maps != nil {
-                note("this kernel or file system cannot map the owners of layers: copying the image for this container")
+            if case .image(let image) = source, usesCopy(ready) {
+                note("the shared layers cannot show these ids here: this container gets a copy of the image with its owners")
                 try copy(image, ready, directory)
             } else if options.diskSize == nil {
                 try directory.makeDirectory("upper", mode: 0o755, owner: ready.owner)

@@ -376,13 +376,14 @@ package struct Planner {
         let keep = isPlainUser ? 0 : wanted & available
         steps.append(.boundingSet(keep: keep, last: last))
         if process.noNewPrivileges { steps.append(.noNewPrivileges) }
-        let user = LaunchPlan.User(
-            uid: process.user.uid, gid: process.user.gid, groups: process.user.additionalGids)
-        guard canSetGroups || user.groups.isEmpty else {
-            throw RuntimeError(
-                "the user \(user.uid) has supplementary groups, which a map of one id does not allow",
-                hint: "give this user subordinate ids (imgbox doctor), or choose a user without: --user 0:0")
+        if !canSetGroups, !process.user.additionalGids.isEmpty {
+            notes.append(
+                "the user \(process.user.uid) goes without its \(process.user.additionalGids.count) supplementary groups: "
+                    + "this user has no subordinate ids for them (imgbox doctor)")
         }
+        let user = LaunchPlan.User(
+            uid: process.user.uid, gid: process.user.gid,
+            groups: canSetGroups ? process.user.additionalGids : [])
         steps.append(.user(user, setsGroups: canSetGroups))
         steps.append(.capabilities(process.user.uid == 0 ? keep : 0))
         // setresuid(2) clears the wish to die with the parent (prctl(2), PR_SET_PDEATHSIG), so it comes after. A parent that

@@ -22,7 +22,7 @@ package enum SpecBuilder {
         spec.annotations = options.labels
         spec.sysctl = options.sysctl
         try checkSysctl(spec)
-        standardSysctl(&spec)
+        standardSysctl(surroundings, &spec)
         resources(options, surroundings, &spec)
         spec.cgroupsPath = id
 

@@ -99,12 +99,15 @@ extension SpecBuilder {
     }
 
     /// Ordinary users inside may ping and open low ports: both are the container's own affair.
-    static func standardSysctl(_ spec: inout ContainerSpec) {
+    static func standardSysctl(_ surroundings: Surroundings, _ spec: inout ContainerSpec) {
         guard spec.hasOwn("network") else { return }
         // A group that is not mapped cannot stand in the range.
-        let last = spec.gidMappings.map { UInt64($0.containerID) + UInt64($0.size) - 1 }.max() ?? 2_147_483_647
+        var map = spec.gidMappings.map(\.extent)
+        if map.isEmpty, case .userNamespace(_, let gid, _) = surroundings.privilege { map = gid }
+        let first = map.map(\.inside).min() ?? 0
+        let last = map.map { UInt64($0.inside) + UInt64($0.count) - 1 }.max() ?? .max
         let standard = [
-            ("net.ipv4.ping_group_range", "0 \(last)"), ("net.ipv4.ip_unprivileged_port_start", "0"),
+            ("net.ipv4.ping_group_range", "\(first) \(min(last, 2_147_483_647))"), ("net.ipv4.ip_unprivileged_port_start", "0"),
         ]
         for (key, value) in standard where !spec.sysctl.contains(where: { $0.key == key }) {
             spec.sysctl.append((key, value))
