@@ -9,7 +9,9 @@ enum LoopDisk {
     /// Makes the file and mounts it, detached. In it are `upper`, which belongs to the container's root, and `work`.
     static func make(_ plan: LaunchPlan.DiskPlan) throws -> OwnedFD {
         let file = try open(plan.file, O_RDWR | O_CREAT | O_EXCL, mode: 0o600)
-        guard ftruncate(file.raw, Int(plan.size)) == 0 else { throw FileError.last("truncate", plan.file) }
+        // What the file system needs for itself comes on top: inodes, a 64th, and its tables.
+        let whole = plan.size + plan.size / 60 + (2 << 20)
+        guard ftruncate(file.raw, Int(whole)) == 0 else { throw FileError.last("truncate", plan.file) }
         try format(plan.file)
         let device = try attach(file.raw)
         let context = try Mounts.open("ext4")
@@ -30,7 +32,7 @@ enum LoopDisk {
     /// size is the user's.
     private static func format(_ path: String) throws {
         let words = [
-            "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal,^resize_inode", "-m", "0", "-E",
+            "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal,^resize_inode", "-m", "0", "-i", "16384", "-E",
             "lazy_itable_init=1,nodiscard,root_owner=0:0", path,
         ]
         let places: [String] = ["/sbin/mke2fs", "/usr/sbin/mke2fs"]

@@ -90,7 +90,7 @@ extension Lowering {
             let (user, group) = (ChildProgram.Value.number(Int64(uid)), ChildProgram.Value.number(Int64(gid)))
             program.call(Int(CL_SYS_setresgid), group, group, group)
             program.call(Int(CL_SYS_setresuid), user, user, user)
-            // PR_SET_DUMPABLE: nobody looks into this process, which still is imgbox (CVE-2016-9962).
+            // PR_SET_DUMPABLE, see prepare().
             program.call(Int(CL_SYS_prctl), .number(4), .number(0))
         case .cgroupNamespace:
             program.call(Int(CL_SYS_unshare), .flags(LaunchPlan.Namespace.cgroup.flag))

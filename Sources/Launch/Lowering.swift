@@ -66,6 +66,10 @@ final class Lowering {
     private func prepare() {
         program.call(Int(CL_SYS_close), .number(Int64(inherited.releaseWriter)))
         program.call(Int(CL_SYS_umask), .number(0))
+        // PR_SET_DUMPABLE: nobody looks into this process, which still is imgbox (CVE-2016-9962). In a user namespace it waits
+        // until the maps are written, by a parent who may have no more rights than the owner.
+        let waits = plan.steps.contains { if case .becomeRoot = $0 { true } else { false } }
+        if !waits { program.call(Int(CL_SYS_prctl), .number(4), .number(0)) }
     }
 
     private func lower(_ step: LaunchPlan.Step) {

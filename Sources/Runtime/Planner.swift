@@ -193,12 +193,13 @@ package struct Planner {
         if let score = spec.process.oomScoreAdjustment { parent.append(.oomScore(score)) }
         result += parent
         if !parent.isEmpty { result.append(.awaitParent) }
+        // While the process still has the caller's ids: its files in the host's /proc are closed to it afterwards.
+        if !spec.timeOffsets.isEmpty { result.append(.timeOffsets(spec.timeOffsets)) }
         if isMapped {
             result.append(
                 .becomeRoot(uid: uidMap.first(0), gid: gidMap.first(0), dropsGroups: canSetGroups))
         }
         if namespaces.contains(.cgroup) { result.append(.cgroupNamespace) }
-        if !spec.timeOffsets.isEmpty { result.append(.timeOffsets(spec.timeOffsets)) }
         return result + [.keyring, .privateMounts]
     }
 

@@ -1,5 +1,7 @@
 import ArgumentParser
+import Cgroups
 import Files
+import Kernel
 import Glibc
 import OCI
 import Runtime
@@ -68,4 +70,30 @@ struct RemoveContainerCommand: ParsableCommand {
             writeText("\(word)\n", to: 1)
         }
     }
+}
+
+/// What `inspect` says of a container: its state, its ids, its limits as they were asked for and as the kernel has them now, and
+/// its specification.
+func containerDocument(_ record: ContainerRecord, _ store: Store) -> JSON {
+    let limits = record.limits.map { limit -> JSON in
+        var limit = limit
+        // While the group is there the kernel is asked again.
+        if let now = CgroupTree.value(of: limit.file) { limit.effective = now }
+        return limit.json
+    }
+    let path = "containers/\(record.id)/config.json"
+    let spec = (try? readFile(path, at: store.root, limit: 16 << 20)).flatMap { try? JSON(parsing: $0) }
+    return [
+        "Id": .string(record.id), "Name": .string(record.name), "Created": .string(rfc3339(record.created) ?? ""),
+        "Image": .string(record.image), "Command": .array(record.command.map { .string($0) }),
+        "State": [
+            "Status": .string(record.status.rawValue), "Running": .bool(record.status == .running),
+            "Pid": .integer(record.pid), "ExitCode": .integer(record.exitCode),
+            "OOMKilled": .bool(record.isOutOfMemory),
+        ],
+        "Limits": .array(limits), "Cgroups": .array(record.cgroups.map { .string($0) }),
+        "Disk": .string(record.disk), "UIDMap": .array(record.uidMap.map { .string($0.line) }),
+        "GIDMap": .array(record.gidMap.map { .string($0.line) }),
+        "Labels": .object(record.labels.map { ($0.key, .string($0.value)) }), "Spec": spec ?? .null,
+    ]
 }

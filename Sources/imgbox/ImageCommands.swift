@@ -3,6 +3,7 @@ import Files
 import Glibc
 import Layers
 import OCI
+import Runtime
 import Store
 import SystemPackage
 
@@ -80,14 +81,19 @@ struct ImagesCommand: ParsableCommand {
 }
 
 /// `imgbox inspect`
+enum InspectedType: String, ExpressibleByArgument { case container, image }
+
 struct InspectCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "inspect", abstract: "Print what is known about images, as JSON.")
+        commandName: "inspect", abstract: "Print what is known about containers and images, as JSON.")
 
     @OptionGroup var store: RootOption
 
-    @Argument(help: "The images.")
-    var images: [String]
+    @Argument(help: "Containers and images, by name or id.")
+    var names: [String]
+
+    @Option(help: ArgumentHelp("container or image (default: a container where there is one).", valueName: "type"))
+    var type: InspectedType?
 
     @Option(help: ArgumentHelp("The platform, if not this machine's.", valueName: "platform"))
     var platform: String?
@@ -95,8 +101,19 @@ struct InspectCommand: ParsableCommand {
     func run() throws {
         let store = try self.store.open()
         let wanted = try platform.map { try Platform(parsing: $0) }
-        let list = try images.map { try document(store.resolve($0, platform: wanted), store) }
+        let list = try names.map { name -> JSON in
+            if type != .image, let record = try container(name, store) { return containerDocument(record, store) }
+            return try document(store.resolve(name, platform: wanted), store)
+        }
         writeText(JSON.array(list).pretty() + "\n", to: 1)
+    }
+
+    /// nil where there is none and an image may be meant.
+    private func container(_ name: String, _ store: Store) throws -> ContainerRecord? {
+        if type == .container { return try ContainerDirectory.find(name, in: store) }
+        return try ContainerDirectory.list(store).first {
+            $0.name == name || $0.id == name || (name.utf8.count >= 12 && $0.id.hasPrefix(name))
+        }
     }
 
     private func document(_ image: ResolvedImage, _ store: Store) throws -> JSON {
