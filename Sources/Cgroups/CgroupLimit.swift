@@ -12,6 +12,8 @@ package struct CgroupLimit: Sendable, Equatable {
     package let directory: String
     /// The files that can take it and what to write; the first that is there is used.
     package let choices: [Choice]
+    /// Nobody asked for it: where no file can take it, it is left out.
+    package var isOptional = false
 
     package struct Choice: Sendable, Equatable {
         package let file: String
@@ -173,6 +175,13 @@ package struct CgroupLimits {
                 "--memory-swap", "memory", "\(total)", "\(total)", "memory.memsw.limit_in_bytes",
                 "memory.swap.max", newValue: words(swap))
         }
+        if let memory = resources.memory, memory > 0, resources.memorySwap == nil {
+            // As docker has it: as much swap as memory, or a limit would only move memory to the disk.
+            try add(
+                "--memory-swap", "memory", "\(memory * 2) (twice --memory)", "\(memory * 2)",
+                "memory.memsw.limit_in_bytes", "memory.swap.max", newValue: "\(memory)")
+            limits[limits.count - 1].isOptional = true
+        }
         if let reservation = resources.memoryReservation {
             try add(
                 "--memory-reservation", "memory", "\(reservation)", "\(reservation)",
@@ -191,6 +200,7 @@ package struct CgroupLimits {
         // Out of memory, the whole container goes: half of one is no use to anybody.
         if let directory = group.directory(of: "memory"), directory.version == 2 {
             try add("", "memory", "the whole container", "1", nil, "memory.oom.group")
+            limits[limits.count - 1].isOptional = true
         }
     }
 

@@ -86,11 +86,13 @@ package enum CgroupTree {
     }
 
     /// Writes a limit and reads it back: what the kernel does not keep is an error, not a surprise.
-    package static func apply(_ limit: CgroupLimit) throws(CgroupError) -> Effect {
+    /// nil for an optional one that nothing can take.
+    package static func apply(_ limit: CgroupLimit) throws(CgroupError) -> Effect? {
         let flag = limit.flag.isEmpty ? "the \(limit.controller) group" : limit.flag
         guard
             let choice = limit.choices.first(where: { access("\(limit.directory)/\($0.file)", F_OK) == 0 })
         else {
+            if limit.isOptional { return nil }
             let names = limit.choices.map(\.file).joined(separator: " nor ")
             throw CgroupError(
                 "\(flag) cannot be applied: the cgroup controller \(limit.controller) of this host has no \(names)",

@@ -45,7 +45,7 @@ final class ParentWork {
     private func perform(_ step: LaunchPlan.Step, _ pid: Int32) throws {
         switch step {
         case .makeCgroups(let directories): for directory in directories { try CgroupTree.make(directory) }
-        case .limit(let limit): effects.append(try CgroupTree.apply(limit))
+        case .limit(let limit): if let effect = try CgroupTree.apply(limit) { effects.append(effect) }
         case .deviceList(let limits): for limit in limits { _ = try CgroupTree.apply(limit) }
         case .deviceFilter(let directory, let rules): try DeviceFilter.attach(rules, to: directory)
         case .makeDisk(let disk): self.disk = Held(try LoopDisk.make(disk))

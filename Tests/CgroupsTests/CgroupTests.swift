@@ -87,6 +87,10 @@ import Testing
         try check(
             { $0.memory = 100; $0.memorySwap = -1 }, ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=-1"],
             ["memory.max=100", "memory.swap.max=max"])
+        // As docker has it: without --memory-swap as much swap as memory.
+        try check(
+            { $0.memory = 100 }, ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=200"],
+            ["memory.max=100", "memory.swap.max=100"])
         try check({ $0.memoryReservation = 7 }, ["memory.soft_limit_in_bytes=7"], ["memory.low=7"])
         try check({ $0.pids = 5 }, ["pids.max=5"], ["pids.max=5"])
         try check({ $0.pids = -1 }, ["pids.max=max"], ["pids.max=max"])
