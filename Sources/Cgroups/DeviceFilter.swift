@@ -66,6 +66,8 @@ package enum DeviceFilter {
                 part[index].offset = Int16(part.count - index - 1)
             }
             program += part
+            // Nothing gets past a rule without conditions, and the kernel refuses what nothing can reach.
+            if part.count == 2 { return program }
         }
         return program + [Instruction(set, 0), Instruction(exit, 0)]
     }
