@@ -78,6 +78,7 @@ extension Lowering {
         case .fork(let namespaces):
             program.special(
                 CL_FORK, .flags(namespaces.reduce(0) { $0 | $1.flag }), .number(Int64(inherited.cgroup)))
+            dieWithParent()
         case .joinCgroups:
             // A process with one thread that moves itself needs no lock over all processes of the machine, for which the
             // kernel would wait for milliseconds (cgroup_procs_write_start, Linux 5.5): hence `tasks`, and "0".
@@ -90,6 +91,7 @@ extension Lowering {
             let (user, group) = (ChildProgram.Value.number(Int64(uid)), ChildProgram.Value.number(Int64(gid)))
             program.call(Int(CL_SYS_setresgid), group, group, group)
             program.call(Int(CL_SYS_setresuid), user, user, user)
+            dieWithParent()
             // PR_SET_DUMPABLE, see prepare().
             program.call(Int(CL_SYS_prctl), .number(4), .number(0))
         case .cgroupNamespace:

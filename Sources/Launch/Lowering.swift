@@ -66,10 +66,16 @@ final class Lowering {
     private func prepare() {
         program.call(Int(CL_SYS_close), .number(Int64(inherited.releaseWriter)))
         program.call(Int(CL_SYS_umask), .number(0))
+        dieWithParent()
         // PR_SET_DUMPABLE: nobody looks into this process, which still is imgbox (CVE-2016-9962). In a user namespace it waits
         // until the maps are written, by a parent who may have no more rights than the owner.
         let waits = plan.steps.contains { if case .becomeRoot = $0 { true } else { false } }
         if !waits { program.call(Int(CL_SYS_prctl), .number(4), .number(0)) }
+    }
+
+    /// PR_SET_PDEATHSIG. A change of user clears it, and a fork: from the first moment on, and again after each of those.
+    func dieWithParent() {
+        program.call(Int(CL_SYS_prctl), .number(1), .number(Int64(SIGKILL)))
     }
 
     private func lower(_ step: LaunchPlan.Step) {
@@ -147,7 +153,7 @@ final class Lowering {
             program.call(Int(CL_SYS_setresgid), .number(gid), .number(gid), .number(gid))
             program.call(Int(CL_SYS_setresuid), .number(uid), .number(uid), .number(uid))
         case .capabilities(let mask): capabilities(mask)
-        case .dieWithParent: program.call(Int(CL_SYS_prctl), .number(1), .number(Int64(SIGKILL)))
+        case .dieWithParent: dieWithParent()
         case .seccomp(_, let filter): seccomp(filter)
         case .initProcess:
             let words = commandLine()

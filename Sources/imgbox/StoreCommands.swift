@@ -1,6 +1,7 @@
 import ArgumentParser
 import Files
 import OCI
+import Runtime
 import Store
 
 /// `imgbox df`
@@ -47,7 +48,10 @@ struct CollectCommand: ParsableCommand {
     var quiet = false
 
     func run() throws {
-        let report = try store.open().collectGarbage(dryRun: dryRun, prunesUnnamed: all)
+        let store = try self.store.open()
+        // Containers whose imgbox was killed: their processes, cgroups and, with --rm, directories.
+        if !dryRun { try ContainerDirectory.sweep(store, limit: .max) }
+        let report = try store.collectGarbage(dryRun: dryRun, prunesUnnamed: all)
         if quiet { return writeText("\(report.freed)\n", to: 1) }
         for (name, size) in report.removed { writeText("\(name)  \(readable(size))\n", to: 1) }
         writeText("\(dryRun ? "to free" : "freed"): \(readable(report.freed))\n", to: 1)

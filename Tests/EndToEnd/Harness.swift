@@ -65,7 +65,7 @@ func call(
 }
 
 /// A store of its own for one test, with a place for files; both go away with it.
-final class Box {
+final class Box: Sendable {
     let directory: String
     var store: String { directory + "/store" }
 
@@ -81,6 +81,27 @@ final class Box {
         -> Output
     {
         try call([program, "--root", store] + words, input: input, environment: environment, at: directory)
+    }
+
+    /// `run --rm FLAGS busybox sh -c SCRIPT`
+    @discardableResult
+    func sh(_ script: String, _ flags: [String] = [], environment: [String: String] = [:]) throws -> Output {
+        try call(
+            [program, "--root", store, "run", "--rm"] + flags + ["busybox", "sh", "-c", script],
+            environment: environment, at: directory)
+    }
+
+    /// Groups of containers that are there, of this box or another.
+    static func groups() -> [String] {
+        ((try? call(["sh", "-c", "find /sys/fs/cgroup -path '*imgbox/*' -type d"]))?.out ?? "").split(
+            separator: "\n"
+        ).map(String.init)
+    }
+
+    /// Those of this box's containers.
+    func groups() throws -> [String] {
+        let ids = try FileManager.default.contentsOfDirectory(atPath: "\(store)/containers")
+        return Box.groups().filter { path in ids.contains { path.hasSuffix($0) } }
     }
 
     func path(_ name: String) -> String { directory + "/" + name }
@@ -186,4 +207,24 @@ enum Images {
         try Data(#"{"imageLayoutVersion":"1.0.0"}"#.utf8).write(
             to: URL(fileURLWithPath: path + "/oci-layout"))
     }
+}
+
+/// Waits up to twenty seconds.
+func waitUntil(_ condition: () throws -> Bool) throws {
+    for _ in 0..<400 {
+        if try condition() { return }
+        usleep(50_000)
+    }
+    Issue.record("it did not happen in twenty seconds")
+}
+
+/// This host has the controller in v1 or v2.
+func hasController(_ name: String) -> Bool {
+    let v1 = FileManager.default.fileExists(atPath: "/sys/fs/cgroup/\(name)/cgroup.procs")
+    let lists = ["/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/unified/cgroup.controllers"]
+    return v1
+        || lists.contains { path in
+            ((try? String(contentsOfFile: path, encoding: .utf8)) ?? "").split(whereSeparator: \.isWhitespace)
+                .contains { $0 == name }
+        }
 }
