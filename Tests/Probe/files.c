@@ -87,6 +87,28 @@ static void below_sys(struct result *r) { writable_below(r, "/sys", NULL, false)
 static void below_cgroup(struct result *r) { writable_below(r, "/sys/fs/cgroup", NULL, true); }
 static void release_agent(struct result *r) { writable_below(r, "/sys/fs/cgroup", "release_agent", true); }
 
+/* A cgroup below a cgroup: somebody else's, as the container should see its own as the top. */
+static int visit_cgroup(const char *path, const struct stat *status, int kind, struct FTW *where)
+{
+    char own[1024], above[1024];
+    (void)status;
+    snprintf(own, sizeof own, "%s/cgroup.procs", path);
+    snprintf(above, sizeof above, "%s/../cgroup.procs", path);
+    if (kind != FTW_D || where->level == 0 || access(own, F_OK) < 0 || access(above, F_OK) < 0)
+        return FTW_CONTINUE;
+    walk.count++;
+    size_t used = strlen(walk.names);
+    if (walk.named++ < 8)
+        snprintf(walk.names + used, sizeof walk.names - used, " %s", path);
+    return FTW_CONTINUE;
+}
+
+static void other_cgroups(struct result *r)
+{
+    nftw("/sys/fs/cgroup", visit_cgroup, 16, FTW_PHYS | FTW_ACTIONRETVAL);
+    say(r, walk.count ? OPEN : TIGHT, "%d%s", walk.count, walk.names);
+}
+
 /* One byte of a file, or one name of a directory. Masks look empty. */
 static void readable(struct result *r, const char *path)
 {
@@ -247,6 +269,7 @@ const struct check file_checks[] = {
     {"writable /sys", below_sys, "no file"},
     {"writable cgroup", below_cgroup, "no file"},
     {"release_agent", release_agent, "no such file can be opened for writing"},
+    {"other cgroups", other_cgroups, "none below the own can be seen"},
     {"devices", device_nodes, "only null, zero, full, random, urandom and terminals"},
     {"disk in /dev", disk_nodes, "none can be opened"},
     {"mknod of a disk", disk_make, "refused"},
