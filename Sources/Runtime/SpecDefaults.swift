@@ -35,7 +35,7 @@ extension ContainerSpec {
     ]
 
     private static let standardReadOnly = [
-        "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+        "/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger",
     ]
 
     /// The search path where neither the image nor the user gives one.
