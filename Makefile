@@ -8,7 +8,7 @@ IMGBOX = .build/imgbox
 
 BUILD_PACKAGES = libarchive-dev libzstd-dev zlib1g-dev libbz2-dev liblzma-dev nettle-dev libseccomp-dev libacl1-dev binutils file
 DEMO_PACKAGES = busybox-static
-TEST_PACKAGES = $(DEMO_PACKAGES) attr acl bzip2 xz-utils zstd runc skopeo umoci util-linux procps python3
+TEST_PACKAGES = $(DEMO_PACKAGES) attr acl bzip2 xz-utils zstd runc skopeo umoci util-linux procps python3 uidmap gcc libc6-dev e2fsprogs podman bubblewrap systemd-container golang-github-containers-common
 BENCH_PACKAGES = $(TEST_PACKAGES) hyperfine runc crun bubblewrap podman mmdebstrap time gcc libc6-dev
 
 .PHONY: fuzz build demo test bench lint format install man completions clean packages-% check-static

@@ -139,17 +139,33 @@ package final class ContainerDirectory {
 
     /// Cleans up after owners that were killed: their processes, if any is left, and with --rm their directories.
     /// At most `limit` directories are looked at, so that a run does not cost more the more containers there are.
-    package static func sweep(_ store: Store, limit: Int = 64) throws(RuntimeError) {
+    /// `patient`: a container whose imgbox was killed a moment ago may still be on its way out, and is waited for.
+    package static func sweep(_ store: Store, limit: Int = 64, patient: Bool = false) throws(RuntimeError) {
         do throws(FileError) {
             let containers = try open("containers", O_RDONLY | O_DIRECTORY, at: store.root)
             for entry in try entries(of: containers.raw).prefix(limit) {
                 let id = String(decoding: entry.bytes, as: UTF8.self)
                 if id == names { continue }
                 // Whatever goes wrong with one leftover must not stop the command that came across it.
-                guard let directory = try? take(id, in: store) else { continue }
-                try? directory.sweepIfOwnerless()
+                var directory = try? take(id, in: store)
+                if directory == nil, patient { directory = outlast(id, in: store) }
+                try? directory?.sweepIfOwnerless()
             }
         } catch { throw RuntimeError(error, "the containers") }
+    }
+
+    /// Takes a container whose imgbox is gone as soon as its processes are; nil when there is an imgbox.
+    private static func outlast(_ id: String, in store: Store) -> ContainerDirectory? {
+        for _ in 0..<100 {
+            guard let bytes = try? readFile("containers/\(id)/state.json", at: store.root, limit: 16 << 20),
+                let record = ContainerRecord(parsing: bytes), record.keeper > 0,
+                startTime(of: record.keeper) != record.keeperStart
+            else { return nil }
+            if record.pid > 0, startTime(of: record.pid) == record.startTime { kill(record.pid, SIGKILL) }
+            if let directory = try? take(id, in: store) { return directory }
+            usleep(10_000)
+        }
+        return nil
     }
 
     private func record() -> ContainerRecord? {

@@ -29,6 +29,7 @@ package struct ContainerRecord: Sendable {
     package var gidMap: [IDExtent] = []
     /// The imgbox that runs it.
     package var keeper: Int32 = 0
+    package var keeperStart: UInt64 = 0
     /// How --disk-size was done.
     package var disk = ""
     package var isOutOfMemory = false
@@ -64,6 +65,7 @@ package struct ContainerRecord: Sendable {
             "uidMap": .array(uidMap.map { .string($0.line) }),
             "gidMap": .array(gidMap.map { .string($0.line) }), "disk": .string(disk),
             "oomKilled": .bool(isOutOfMemory), "keeper": .integer(keeper),
+            "keeperStart": .integer(keeperStart),
         ]
     }
 
@@ -95,6 +97,7 @@ package struct ContainerRecord: Sendable {
         gidMap = map("gidMap")
         disk = json["disk"]?.string ?? ""
         keeper = Int32(clamping: json["keeper"]?.integer ?? 0)
+        keeperStart = UInt64(clamping: json["keeperStart"]?.integer ?? 0)
         isOutOfMemory = json["oomKilled"]?.bool ?? false
     }
 }

@@ -231,6 +231,7 @@ package struct ContainerRun {
             record.cgroups = directories.map(\.absolute)
         }
         record.keeper = getpid()
+        record.keeperStart = ContainerDirectory.startTime(of: getpid()) ?? 0
         if let maps = ready.surroundings.maps { (record.uidMap, record.gidMap) = maps }
         if let size = options.diskSize { record.disk = "sparse loop file of \(size) bytes" }
         return record

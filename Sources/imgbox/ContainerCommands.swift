@@ -27,7 +27,7 @@ struct PsCommand: ParsableCommand {
 
     func run() throws {
         let store = try self.store.open()
-        try ContainerDirectory.sweep(store, limit: .max)
+        try ContainerDirectory.sweep(store, limit: .max, patient: true)
         let records = try ContainerDirectory.list(store).filter { all || $0.status == .running }
         if quiet {
             return writeText(

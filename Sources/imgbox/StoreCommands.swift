@@ -50,7 +50,7 @@ struct CollectCommand: ParsableCommand {
     func run() throws {
         let store = try self.store.open()
         // Containers whose imgbox was killed: their processes, cgroups and, with --rm, directories.
-        if !dryRun { try ContainerDirectory.sweep(store, limit: .max) }
+        if !dryRun { try ContainerDirectory.sweep(store, limit: .max, patient: true) }
         let report = try store.collectGarbage(dryRun: dryRun, prunesUnnamed: all)
         if quiet { return writeText("\(report.freed)\n", to: 1) }
         for (name, size) in report.removed { writeText("\(name)  \(readable(size))\n", to: 1) }

@@ -90,10 +90,10 @@ import Testing
     @Test(.enabled(if: hasController("pids"), "SKIPPED: no pids controller"))
     func aForkBombStopsAtTheLimit() throws {
         // The first shell goes on without forks, or it would end with the first that fails.
-        let bomb = "b() { b | b & }; b 2>/dev/null; i=0; while [ $i -lt 500000 ]; do i=$((i+1)); done"
+        let bomb = "b() { b | b & }; b 2>/dev/null; i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done"
         let process = try box.start("run", "--rm", "--name", "bomb", "--pids-limit", "30", "busybox", "sh", "-c", bomb)
         var most = 0
-        for _ in 0..<20 where process.isRunning {
+        for _ in 0..<30 where process.isRunning {
             for path in Box.groups() {
                 let text = (try? String(contentsOfFile: path + "/pids.current", encoding: .utf8)) ?? ""
                 most = max(most, Int(text.trimmingCharacters(in: .whitespacesAndNewlines)) ?? 0)

@@ -68,7 +68,6 @@ import Testing
                 == "12345 500\n12345 644\n")
         #expect(try user("ls", "app").out.contains("locked"))
         #expect(try user("fsck", "--deep").code == 0)
-        #expect(try user("run", "--rm", "app", "true").err.contains("root"))
         #expect(try user("rmi", "app").code == 0)
         #expect(try user("gc", "-q").line == "0")
     }
