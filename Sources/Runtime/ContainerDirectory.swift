@@ -31,9 +31,8 @@ package final class ContainerDirectory {
             while true {
                 let id = newID()
                 guard try Files.makeDirectory(id, mode: 0o700, at: containers.raw) else { continue }
-                let fd = try open(id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: containers.raw)
                 // Between mkdir and the lock a sweeper may have taken it for a leftover.
-                guard try tryExclusiveLock(fd.raw, name: id),
+                guard let fd = try openIfThere(id, at: containers.raw), try tryExclusiveLock(fd.raw, name: id),
                     try status(of: id, at: containers.raw)?.inode == status(of: fd.raw).inode
                 else { continue }
                 return ContainerDirectory(
@@ -41,6 +40,13 @@ package final class ContainerDirectory {
                     path: store.path.appending("containers").appending(id).string)
             }
         } catch { throw RuntimeError(error, "cannot make the container's directory") }
+    }
+
+    private static func openIfThere(_ name: String, at directory: Int32) throws(FileError) -> OwnedFD? {
+        do throws(FileError) { return try open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: directory) } catch {
+            guard error.errno == .noSuchFileOrDirectory else { throw error }
+            return nil
+        }
     }
 
     private static func newID() -> String {

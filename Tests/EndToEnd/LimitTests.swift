@@ -89,8 +89,9 @@ import Testing
 
     @Test(.enabled(if: hasController("pids"), "SKIPPED: no pids controller"))
     func aForkBombStopsAtTheLimit() throws {
-        // The first shell goes on without forks, or it would end with the first that fails.
-        let bomb = "b() { b | b & }; b 2>/dev/null; i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done"
+        // The first shell goes on without forks, or it would end with the first that fails. The bomb goes out by itself, when its
+        // shells cannot fork any more; the sleepers stay.
+        let bomb = "b() { b | b & }; b 2>/dev/null; (while :; do sleep 5 & done) 2>/dev/null & i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done"
         let process = try box.start("run", "--rm", "--name", "bomb", "--pids-limit", "30", "busybox", "sh", "-c", bomb)
         var most = 0
         for _ in 0..<30 where process.isRunning {
@@ -105,7 +106,7 @@ import Testing
         process.terminate()
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         process.waitUntilExit()
-        #expect(most > 1 && most <= 30, "\(most) processes")
+        #expect(most > 20 && most <= 30, "\(most) processes")
         let refused = try box.sh("i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i+1)); done; true", ["--pids-limit", "20"])
         #expect(refused.err.contains("fork"), "\(refused)")
     }
