@@ -11,7 +11,7 @@ DEMO_PACKAGES = busybox-static
 TEST_PACKAGES = $(DEMO_PACKAGES) attr acl bzip2 xz-utils zstd runc skopeo umoci util-linux procps python3 uidmap gcc libc6-dev e2fsprogs podman bubblewrap systemd-container golang-github-containers-common
 BENCH_PACKAGES = $(TEST_PACKAGES) hyperfine runc crun bubblewrap podman mmdebstrap time gcc libc6-dev
 
-.PHONY: fuzz build demo test bench lint format install man completions clean packages-% check-static
+.PHONY: fuzz build demo test test-v2 bench lint format install man completions clean packages-% check-static
 
 build: packages-build $(IMGBOX)
 
@@ -33,6 +33,11 @@ demo: packages-demo $(IMGBOX)
 
 test: packages-test $(IMGBOX) check-static
 	@IMGBOX=$(CURDIR)/$(IMGBOX) sh Tests/Tools/test $(SWIFT)
+
+# The tests of limits and namespaces on a pure cgroup v2 host: a VM, of Debian 13's kernel or with KERNEL=6.1 of Debian 12's.
+KERNEL ?= 6.12
+test-v2: packages-test $(IMGBOX)
+	@sh Tests/Tools/test-v2 $(CURDIR)/$(IMGBOX) $(SWIFT) $(KERNEL)
 
 # One static file: no interpreter, no shared library, neither full Foundation nor ICU.
 check-static: $(IMGBOX)
