@@ -8,6 +8,7 @@
 #include <linux/bpf.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
+#include <linux/quota.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <sys/prctl.h>
@@ -260,3 +261,25 @@ int ck_run(const char *const *words) {
 }
 
 int ck_unshare(int flags) { return unshare(flags); }
+
+int ck_has_project_quota(int directory) {
+    struct if_dqblk block;
+    return syscall(SYS_quotactl_fd, directory, QCMD(Q_GETQUOTA, PRJQUOTA), 0, &block) == 0;
+}
+
+int ck_set_project(int directory, uint32_t project) {
+    struct fsxattr attributes;
+    if (ioctl(directory, FS_IOC_FSGETXATTR, &attributes) != 0) return -1;
+    attributes.fsx_xflags |= FS_XFLAG_PROJINHERIT;
+    attributes.fsx_projid = project;
+    return ioctl(directory, FS_IOC_FSSETXATTR, &attributes);
+}
+
+int ck_limit_project(int directory, uint32_t project, uint64_t bytes) {
+    struct if_dqblk block;
+    memset(&block, 0, sizeof block);
+    // In blocks of 1024 bytes (QIF_DQBLKSIZE).
+    block.dqb_bhardlimit = block.dqb_bsoftlimit = bytes / 1024;
+    block.dqb_valid = QIF_BLIMITS;
+    return (int)syscall(SYS_quotactl_fd, directory, QCMD(Q_SETQUOTA, PRJQUOTA), project, &block);
+}

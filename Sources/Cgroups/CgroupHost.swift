@@ -40,53 +40,76 @@ package struct CgroupHost: Sendable, Equatable {
 
     package static let standardParent = "/imgbox"
 
-    /// Reads /proc/self/mountinfo and /proc/self/cgroup (proc(5)); `controllers` reads the list of a v2 group.
+    /// Reads /proc/self/mountinfo and /proc/self/cgroup (proc(5)); `controllers` reads the list of a v2 group. In bytes: of
+    /// hundreds of mounts few are looked at, and this stands before every start.
     package init(
-        mounts: String, own: String, parent: String?, controllers: (_ mountPoint: String) -> [String]
+        mounts: [UInt8], own: [UInt8], parent: String?, controllers: (_ mountPoint: String) -> [String]
     ) {
-        var groups: [(id: Substring, names: [String], path: String)] = []
-        for line in own.split(separator: "\n") {
-            let fields = line.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
+        func text(_ bytes: some Sequence<UInt8>) -> String { String(decoding: Array(bytes), as: UTF8.self) }
+        func list(_ bytes: ArraySlice<UInt8>) -> [String] {
+            bytes.split(separator: UInt8(ascii: ",")).map { text($0) }
+        }
+        var groups: [(isUnified: Bool, names: [String], path: String)] = []
+        for line in own.split(separator: UInt8(ascii: "\n")) {
+            let fields = line.split(separator: UInt8(ascii: ":"), maxSplits: 2, omittingEmptySubsequences: false)
             guard fields.count == 3 else { continue }
-            groups.append((fields[0], fields[1].split(separator: ",").map(String.init), String(fields[2])))
+            let isUnified = fields[0].elementsEqual([UInt8(ascii: "0")]) && fields[1].isEmpty
+            groups.append((isUnified, list(fields[1]), text(fields[2])))
         }
         var found: [Hierarchy] = []
-        for line in mounts.split(separator: "\n") {
-            guard let dash = line.firstRange(of: " - cgroup") else { continue }
-            let before = line[..<dash.lowerBound].split(separator: " ")
-            let after = line[dash.upperBound...].split(separator: " ", omittingEmptySubsequences: false)
-            guard before.count > 4, after.count > 2 else { continue }
-            let place = unescaped(before[4])
-            if after[0] == "2" {
+        for line in mounts.split(separator: UInt8(ascii: "\n")) {
+            guard let fields = CgroupHost.fields(line) else { continue }
+            if fields.isUnified {
                 // A second mount of the same tree shows nothing new.
                 if found.contains(where: { $0.version == 2 }) { continue }
-                let path = groups.first { $0.id == "0" && $0.names.isEmpty }?.path ?? "/"
+                let path = groups.first(where: \.isUnified)?.path ?? "/"
                 found.append(
                     Hierarchy(
-                        version: 2, mountPoint: place, controllers: controllers(place), own: path))
-            } else if after[0].isEmpty {
-                let names = after[2].split(separator: ",").map(String.init)
-                guard let group = groups.first(where: { !$0.names.isEmpty && $0.names.allSatisfy(names.contains) }),
+                        version: 2, mountPoint: fields.place, controllers: controllers(fields.place), own: path))
+            } else {
+                let names = list(fields.options)
+                guard
+                    let group = groups.first(where: { !$0.names.isEmpty && $0.names.allSatisfy(names.contains) }),
                     !found.contains(where: { $0.controllers == group.names })
                 else { continue }
                 found.append(
-                    Hierarchy(version: 1, mountPoint: place, controllers: group.names, own: group.path))
+                    Hierarchy(
+                        version: 1, mountPoint: fields.place, controllers: group.names, own: group.path))
             }
         }
         self.init(found, parent: parent)
     }
 
+    /// What counts of a line of mountinfo; nil when the file system is no cgroup.
+    private static func fields(
+        _ line: ArraySlice<UInt8>
+    ) -> (isUnified: Bool, place: String, options: ArraySlice<UInt8>)? {
+        let mark = Array(" - cgroup".utf8)
+        // The mark stands near the end: what comes before are ids, paths and options.
+        guard line.count > mark.count else { return nil }
+        var at = line.startIndex
+        let last = line.endIndex - mark.count
+        while at < last, line[at] != mark[0] || !line[at..<(at + mark.count)].elementsEqual(mark) { at += 1 }
+        guard at < last else { return nil }
+        let before = line[..<at].split(separator: UInt8(ascii: " "))
+        let after = line[(at + mark.count)...].split(separator: UInt8(ascii: " "), omittingEmptySubsequences: false)
+        guard before.count > 4, after.count > 2, after[0].isEmpty || after[0].elementsEqual([UInt8(ascii: "2")]) else {
+            return nil
+        }
+        return (!after[0].isEmpty, unescaped(before[4]), after[2])
+    }
+
     /// Asks this machine. `delegated` for a user who is not root: then the parent is the highest group above this
     /// process's own that it may write to.
     package static func probe(delegated: Bool) -> CgroupHost {
-        func text(_ path: String) -> String {
-            String(decoding: (try? readFile(path, limit: 16 << 20)) ?? [], as: UTF8.self)
-        }
+        func bytes(_ path: String) -> [UInt8] { (try? readFile(path, limit: 16 << 20)) ?? [] }
         func list(_ directory: String) -> [String] {
-            text(directory + "/cgroup.controllers").split(whereSeparator: \.isWhitespace).map(String.init)
+            bytes(directory + "/cgroup.controllers").split { $0 == 0x20 || $0 == 0x0a }.map {
+                String(decoding: $0, as: UTF8.self)
+            }
         }
         var host = CgroupHost(
-            mounts: text("/proc/self/mountinfo"), own: text("/proc/self/cgroup"), parent: standardParent,
+            mounts: bytes("/proc/self/mountinfo"), own: bytes("/proc/self/cgroup"), parent: standardParent,
             controllers: list)
         guard delegated else { return host }
         host.parent = nil
@@ -114,10 +137,10 @@ package struct CgroupHost: Sendable, Equatable {
 }
 
 /// The octal escapes of mountinfo (proc(5)).
-private func unescaped(_ text: Substring) -> String {
-    guard text.contains("\\") else { return String(text) }
+private func unescaped(_ text: ArraySlice<UInt8>) -> String {
+    guard text.contains(UInt8(ascii: "\\")) else { return String(decoding: text, as: UTF8.self) }
     var bytes: [UInt8] = []
-    var rest = Array(text.utf8)[...]
+    var rest = text
     while let byte = rest.popFirst() {
         let digits = rest.prefix(3)
         if byte == 0x5c, digits.count == 3, digits.allSatisfy({ (0x30...0x37).contains($0) }) {

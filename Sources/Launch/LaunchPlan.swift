@@ -149,6 +149,8 @@ package struct LaunchPlan: Sendable, Equatable {
         case deviceFilter(String, [Resources.DeviceRule])
         /// Makes a sparse file of about `size` bytes with a file system in it, and upper and work in that.
         case makeDisk(DiskPlan)
+        /// Makes directories part of a quota project, and limits that.
+        case projectQuota(ProjectPlan)
         case openSources([Source])
         /// Gives a directory of the host and all in it to an owner, ids on the host.
         case giveAway(path: String, uid: UInt32, gid: UInt32)
@@ -224,6 +226,18 @@ package struct LaunchPlan: Sendable, Equatable {
         }
     }
 
+    /// A limit on what is in directories of a file system that keeps project quotas.
+    package struct ProjectPlan: Sendable, Equatable {
+        /// Absolute.
+        package var directories: [String]
+        package var project: UInt32
+        /// Bytes.
+        package var size: Int64
+        package init(directories: [String], project: UInt32, size: Int64) {
+            (self.directories, self.project, self.size) = (directories, project, size)
+        }
+    }
+
     package var joins: [Join] = []
     package var namespaces: [Namespace]
     package var steps: [Step]
@@ -271,7 +285,7 @@ extension LaunchPlan.DeviceNode {
 extension LaunchPlan.Step {
     package var actor: LaunchPlan.Actor {
         switch self {
-        case .makeCgroups, .limit, .deviceList, .deviceFilter, .makeDisk, .openSources, .giveAway, .deviceDirectory,
+        case .makeCgroups, .limit, .deviceList, .deviceFilter, .makeDisk, .projectQuota, .openSources, .giveAway, .deviceDirectory,
             .openOverlay, .clone:
             .before
         case .mapIDs, .oomScore, .shareLayers, .mapSources: .parent

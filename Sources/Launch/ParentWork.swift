@@ -49,6 +49,7 @@ final class ParentWork {
         case .deviceList(let limits): for limit in limits { _ = try CgroupTree.apply(limit) }
         case .deviceFilter(let directory, let rules): try DeviceFilter.attach(rules, to: directory)
         case .makeDisk(let disk): self.disk = Held(try LoopDisk.make(disk))
+        case .projectQuota(let project): try limit(project)
         case .openSources(let list):
             for source in list { sources.append((source, Held(try open(source)))) }
         case .deviceDirectory(let nodes, let options): devices = Held(try makeDevices(nodes, options))
@@ -74,6 +75,16 @@ final class ParentWork {
         case (.shareLayers, .invalidArgument):
             "the store lies on a file system whose owners cannot be mapped: choose another with --root, or --userns host"
         default: nil
+        }
+    }
+
+    private func limit(_ plan: LaunchPlan.ProjectPlan) throws(FileError) {
+        for (index, path) in plan.directories.enumerated() {
+            let directory = try Files.open(path, O_RDONLY | O_DIRECTORY)
+            guard ck_set_project(directory.raw, plan.project) == 0 else { throw FileError.last("FS_IOC_FSSETXATTR", path) }
+            guard index > 0 || ck_limit_project(directory.raw, plan.project, UInt64(plan.size)) == 0 else {
+                throw FileError.last("quotactl", path)
+            }
         }
     }
 

@@ -57,6 +57,13 @@ extension LaunchPlan.Step {
                 reason: "--disk-size: what is written can fill that file system, and no other",
                 shell: "truncate -s \(disk.size) \(shellQuoted(disk.file)) && mke2fs -t ext4 -m 0 -O ^has_journal "
                     + "\(shellQuoted(disk.file)) && mount -o loop,discard \(shellQuoted(disk.file)) ...")
+        case .projectQuota(let plan):
+            let project = "\(plan.project)"
+            return StepWording(
+                title: "limit the writable layer to \(plan.size >> 20) MiB by a project quota",
+                reason: "--disk-size: the store's file system keeps quotas, so no file system in a file is needed",
+                shell: plan.directories.map { "chattr -p \(project) +P \(shellQuoted($0))" }.joined(separator: "; ")
+                    + "; setquota -P \(project) 0 \(plan.size / 1024) 0 0 MOUNTPOINT")
         case .openSources(let sources):
             return StepWording(
                 title: "take hold of \(sources.count) files or directories of the host",

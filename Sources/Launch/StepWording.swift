@@ -16,7 +16,7 @@ extension LaunchPlan.Step {
     package var wording: StepWording {
         switch self {
         case .makeCgroups, .limit, .deviceList, .deviceFilter, .joinCgroups, .oomScore: limitWording
-        case .makeDisk, .openSources, .giveAway, .deviceDirectory, .openOverlay, .mapIDs, .shareLayers, .mapSources:
+        case .makeDisk, .projectQuota, .openSources, .giveAway, .deviceDirectory, .openOverlay, .mapIDs, .shareLayers, .mapSources:
             parentWording
         case .joinNamespaces, .fork, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
             entryWording

@@ -98,8 +98,10 @@ package final class ContainerDirectory {
 
     /// Removes the groups of the container, then its directory, and frees the name.
     package func remove(name: String) throws(RuntimeError) {
-        let groups = record()?.cgroups ?? []
-        for path in groups where !CgroupTree.remove(path) {
+        let record = record()
+        // A project without a limit and without files is forgotten by the file system.
+        if let project = record?.project, project > 0 { _ = ck_limit_project(fd.raw, project, 0) }
+        for path in record?.cgroups ?? [] where !CgroupTree.remove(path) {
             throw RuntimeError(
                 "the cgroup \(path) does not go away", hint: "a process in it does not end: cat \(path)/cgroup.procs")
         }

@@ -32,6 +32,8 @@ package struct ContainerRecord: Sendable {
     package var keeperStart: UInt64 = 0
     /// How --disk-size was done.
     package var disk = ""
+    /// The number of its quota project; 0: none.
+    package var project: UInt32 = 0
     package var isOutOfMemory = false
 
     /// A limit as it was asked for and as the kernel has it.
@@ -64,7 +66,7 @@ package struct ContainerRecord: Sendable {
             "cgroups": .array(cgroups.map { .string($0) }), "limits": .array(limits.map(\.json)),
             "uidMap": .array(uidMap.map { .string($0.line) }),
             "gidMap": .array(gidMap.map { .string($0.line) }), "disk": .string(disk),
-            "oomKilled": .bool(isOutOfMemory), "keeper": .integer(keeper),
+            "project": .integer(project), "oomKilled": .bool(isOutOfMemory), "keeper": .integer(keeper),
             "keeperStart": .integer(keeperStart),
         ]
     }
@@ -98,6 +100,7 @@ package struct ContainerRecord: Sendable {
         disk = json["disk"]?.string ?? ""
         keeper = Int32(clamping: json["keeper"]?.integer ?? 0)
         keeperStart = UInt64(clamping: json["keeperStart"]?.integer ?? 0)
+        project = UInt32(clamping: json["project"]?.integer ?? 0)
         isOutOfMemory = json["oomKilled"]?.bool ?? false
     }
 }

@@ -131,9 +131,14 @@ package struct ContainerRun {
                     "--disk-size is for the writable layer of an image, and this container has none",
                     hint: "leave out --rootfs, or limit the directory on the host")
             }
-            planOptions.disk = .init(
-                file: "\(path)/disk.img", size: size, uid: ready.owner.uid, gid: ready.owner.gid)
-            (upper, work) = ("\(path)/disk/upper", "\(path)/disk/work")
+            if hasQuota {
+                planOptions.project = .init(
+                    directories: [upper, work], project: ContainerRun.project(ready.spec.cgroupsPath), size: size)
+            } else {
+                planOptions.disk = .init(
+                    file: "\(path)/disk.img", size: size, uid: ready.owner.uid, gid: ready.owner.gid)
+                (upper, work) = ("\(path)/disk/upper", "\(path)/disk/work")
+            }
         }
         let root: RootSource =
             switch source {
@@ -143,6 +148,14 @@ package struct ContainerRun {
                 .overlay(layers: ready.layers, upper: upper, work: work, place: "\(path)/root")
             }
         return try Planner.plan(ready.spec, facts, root: root, options: planOptions)
+    }
+
+    /// The store's file system keeps project quotas (xfs and ext4, mounted with prjquota).
+    private var hasQuota: Bool { ck_has_project_quota(store.root) == 1 }
+
+    /// A project number from a container's id; those below 2^30 are left to people.
+    package static func project(_ id: String) -> UInt32 {
+        0x4000_0000 | (UInt32(id.prefix(8), radix: 16) ?? 0) & 0x3fff_ffff
     }
 
     /// The layers cannot show the container's ids: it gets a copy of its own with the right owners.
@@ -200,7 +213,7 @@ package struct ContainerRun {
             if case .image(let image) = source, usesCopy(ready) {
                 note("the shared layers cannot show these ids here: this container gets a copy of the image with its owners")
                 try copy(image, ready, directory)
-            } else if options.diskSize == nil {
+            } else if options.diskSize == nil || hasQuota {
                 try directory.makeDirectory("upper", mode: 0o755, owner: ready.owner)
                 try directory.makeDirectory("work", mode: 0o700)
             } else {
@@ -233,7 +246,10 @@ package struct ContainerRun {
         record.keeper = getpid()
         record.keeperStart = ContainerDirectory.startTime(of: getpid()) ?? 0
         if let maps = ready.surroundings.maps { (record.uidMap, record.gidMap) = maps }
-        if let size = options.diskSize { record.disk = "sparse loop file of \(size) bytes" }
+        if let size = options.diskSize {
+            record.disk = hasQuota ? "project quota of \(size) bytes" : "sparse loop file of \(size) bytes"
+            if hasQuota { record.project = ContainerRun.project(id) }
+        }
         return record
     }
 

@@ -24,6 +24,7 @@ package struct PlanOptions: Sendable, Equatable {
     /// The compiled seccomp filter and the profile's name; nil: none.
     package var seccomp: (name: String, filter: [UInt8])?
     package var disk: LaunchPlan.DiskPlan?
+    package var project: LaunchPlan.ProjectPlan?
     /// Descriptors from 3 on that the command inherits.
     package var preservedDescriptors = 0
     /// Directories of the host that change their owner before.
@@ -34,7 +35,7 @@ package struct PlanOptions: Sendable, Equatable {
     package static func == (left: PlanOptions, right: PlanOptions) -> Bool {
         left.rootSwitch == right.rootSwitch && left.hasInit == right.hasInit && left.cgroups == right.cgroups
             && left.seccomp?.name == right.seccomp?.name && left.seccomp?.filter == right.seccomp?.filter
-            && left.disk == right.disk && left.preservedDescriptors == right.preservedDescriptors
+            && left.disk == right.disk && left.project == right.project && left.preservedDescriptors == right.preservedDescriptors
             && left.givenAway == right.givenAway
     }
 }
@@ -75,6 +76,7 @@ package struct Planner {
         var before = try limits()
         before += options.givenAway
         if let disk = options.disk { before.append(.makeDisk(disk)) }
+        if let project = options.project { before.append(.projectQuota(project)) }
         try self.root(root, &before, &parent)
         try mounts(&before)
         let rest = steps

@@ -16,7 +16,7 @@ import Testing
     static let own = "4:name=systemd:/a\n3:memory:/x/y\n2:cpu,cpuacct:/\n0::/s\n"
 
     @Test func findsEachControllerWhereItIs() {
-        let host = CgroupHost(mounts: Self.mounts, own: Self.own, parent: "/p") { _ in ["hugetlb"] }
+        let host = CgroupHost(mounts: Array(Self.mounts.utf8), own: Array(Self.own.utf8), parent: "/p") { _ in ["hugetlb"] }
         #expect(
             host.hierarchies == [
                 .init(
@@ -31,14 +31,14 @@ import Testing
     }
 
     @Test func everyContainerHasAGroupOfV2WhereThereIsOne() {
-        let host = CgroupHost(mounts: Self.mounts, own: Self.own, parent: "/p") { _ in [] }
+        let host = CgroupHost(mounts: Array(Self.mounts.utf8), own: Array(Self.own.utf8), parent: "/p") { _ in [] }
         let group = CgroupGroup(host, path: "/p/id", resources: Resources())
         #expect(group.directories.map(\.absolute).contains("/sys/fs/cgroup/unified/p/id"))
         #expect(!group.directories.map(\.absolute).contains("/sys/fs/cgroup/systemd/p/id"))
     }
 
     @Test func nothingWhereThereIsNothing() {
-        #expect(CgroupHost(mounts: "", own: "", parent: nil) { _ in [] }.hierarchies.isEmpty)
+        #expect(CgroupHost(mounts: [], own: [], parent: nil) { _ in [] }.hierarchies.isEmpty)
     }
 }
 

@@ -39,9 +39,13 @@ import Testing
         for attempt in 0..<4 {
             let results = Results()
             let group = DispatchGroup()
-            for (name, shares) in [("three", "3072"), ("one", "1024")] {
+            // docker's shares are weights of v1; as weights of v2 they keep their order and their default, and not their ratio.
+            let words = FileManager.default.fileExists(atPath: "/sys/fs/cgroup/cpu")
+                ? [("three", ["--cpu-shares", "3072"]), ("one", ["--cpu-shares", "1024"])]
+                : [("three", ["--cpu-weight", "300"]), ("one", ["--cpu-weight", "100"])]
+            for (name, flags) in words {
                 DispatchQueue.global().async(group: group) {
-                    let time = try? used(4, ["--cpuset-cpus", "0", "--cpu-shares", shares])
+                    let time = try? used(4, ["--cpuset-cpus", "0"] + flags)
                     results.set(name, time ?? 0)
                 }
             }
@@ -113,7 +117,7 @@ import Testing
 
     /// The disk under a directory; nil where it is none that can be limited.
     private static let disk: String? = {
-        let source = try? call(["findmnt", "-no", "SOURCE", "--target", NSTemporaryDirectory()]).line
+        let source = try? call(["findmnt", "-nvo", "SOURCE", "--target", NSTemporaryDirectory()]).line
         return source.flatMap { $0.hasPrefix("/dev/") ? $0 : nil }
     }()
 

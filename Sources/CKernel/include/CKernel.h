@@ -126,3 +126,12 @@ int ck_run(const char *const *words);
 
 /// AT_EMPTY_PATH, which glibc shows only to _GNU_SOURCE.
 #define CK_AT_EMPTY_PATH 0x1000
+
+/// 1 when the file system of the open directory keeps project quotas, else 0.
+int ck_has_project_quota(int directory);
+
+/// Makes a directory, and all that will be made in it, part of a project. -1 and errno.
+int ck_set_project(int directory, uint32_t project);
+
+/// Limits what the files of a project may hold, in bytes; 0: no limit. -1 and errno.
+int ck_limit_project(int directory, uint32_t project, uint64_t bytes);
