@@ -221,6 +221,16 @@ static int64_t write_proc(int64_t fd, const char *text) {
     return result < 0 ? result : 0;
 }
 
+static int64_t write_path(const char *path, const char *text) {
+    int64_t fd = open_in(AT_FDCWD, path, O_WRONLY, 0, 0);
+    if (fd < 0) return fd;
+    size_t length = 0;
+    while (text[length]) length++;
+    int64_t result = CALL3(SYS_write, fd, text, length);
+    CALL1(SYS_close, fd);
+    return result < 0 ? result : 0;
+}
+
 static int64_t write_file(int64_t root, const char *path, const char *text) {
     uint64_t rules = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
     return write_proc(open_in(root, path, O_WRONLY, 0, rules), text);
@@ -329,6 +339,7 @@ static int64_t run(const struct cl_program *program, const struct cl_op *op, con
     case CL_EXEC: return execute(a);
     case CL_WRITE_FILE: return write_file(a[0], (const char *)a[1], (const char *)a[2]);
     case CL_WRITE_PROC: return write_proc(open_in(AT_FDCWD, (const char *)a[0], O_WRONLY, 0, 0), (const char *)a[1]);
+    case CL_WRITE_PATH: return write_path((const char *)a[0], (const char *)a[1]);
     case CL_FORK: return go_on(program, op, a);
     case CL_ENTER: return enter((const char *)a[0], a[1]);
     case CL_LINK_DESCRIPTOR: {

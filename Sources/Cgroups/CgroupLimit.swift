@@ -10,6 +10,8 @@ package struct CgroupLimit: Sendable, Equatable {
     package let wanted: String
     /// Absolute.
     package let directory: String
+    /// Of the hierarchy that the directory is in.
+    package let version: Int
     /// The files that can take it and what to write; the first that is there is used.
     package let choices: [Choice]
     /// Nobody asked for it: where no file can take it, it is left out.
@@ -21,10 +23,11 @@ package struct CgroupLimit: Sendable, Equatable {
     }
 
     package init(
-        flag: String, controller: String, wanted: String, directory: String, choices: [Choice]
+        flag: String, controller: String, wanted: String, directory: CgroupGroup.Directory, choices: [Choice]
     ) {
         (self.flag, self.controller, self.wanted) = (flag, controller, wanted)
-        (self.directory, self.choices) = (directory, choices)
+        (self.directory, self.choices) = (directory.absolute, choices)
+        version = directory.version
     }
 }
 
@@ -109,7 +112,7 @@ package struct CgroupLimits {
         }
         limits.append(
             CgroupLimit(
-                flag: flag, controller: controller, wanted: wanted, directory: directory.absolute,
+                flag: flag, controller: controller, wanted: wanted, directory: directory,
                 choices: choices))
     }
 
@@ -244,7 +247,7 @@ package struct CgroupLimits {
         for rule in resources.devices {
             limits.append(
                 CgroupLimit(
-                    flag: "", controller: "devices", wanted: rule.words, directory: directory.absolute,
+                    flag: "", controller: "devices", wanted: rule.words, directory: directory,
                     choices: [
                         .init(file: rule.allow ? "devices.allow" : "devices.deny", value: rule.words)
                     ]))

@@ -169,6 +169,7 @@ package struct LaunchPlan: Sendable, Equatable {
         case joinNamespaces([Join])
         /// Goes on as a new process: only a new one can be in another PID namespace.
         case fork([Namespace])
+        case newNamespaces([Namespace])
         /// Directories of v1 groups.
         case joinCgroups([String])
         case awaitParent
@@ -253,12 +254,6 @@ package struct LaunchPlan: Sendable, Equatable {
         return []
     }
 
-    /// The v1 groups that the child joins.
-    package var oldGroups: [String] {
-        for case .joinCgroups(let directories) in steps { return directories }
-        return []
-    }
-
     /// The v2 group that the child starts in.
     package var cgroup: String? {
         for case .clone(_, let cgroup) in steps { return cgroup }
@@ -285,10 +280,12 @@ extension LaunchPlan.DeviceNode {
 extension LaunchPlan.Step {
     package var actor: LaunchPlan.Actor {
         switch self {
-        case .makeCgroups, .limit, .deviceList, .deviceFilter, .makeDisk, .projectQuota, .openSources, .giveAway, .deviceDirectory,
+        case .makeCgroups(let directories): directories.contains { $0.version == 2 } ? .before : .parent
+        case .limit(let limit): limit.version == 2 ? .before : .parent
+        case .deviceList, .mapIDs, .oomScore, .shareLayers, .mapSources: .parent
+        case .deviceFilter, .makeDisk, .projectQuota, .openSources, .giveAway, .deviceDirectory,
             .openOverlay, .clone:
             .before
-        case .mapIDs, .oomScore, .shareLayers, .mapSources: .parent
         default: .child
         }
     }

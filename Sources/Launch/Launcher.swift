@@ -177,9 +177,7 @@ package enum Launcher {
         }
         let joins = try plan.joins.map { join throws(LaunchError) in try JoinTarget(join) }
         let group = try plan.cgroup.map { path throws(LaunchError) in try openGroup(path, pathOnly | O_DIRECTORY) }
-        let groups = try plan.oldGroups.map { path throws(LaunchError) in try openGroup(path + "/tasks", O_WRONLY) }
         var inherited = Lowering.Inherited()
-        inherited.groups = groups.map { $0.fd.raw }
         inherited.release = releaseRead
         inherited.releaseWriter = releaseWrite
         inherited.socket = sockets[1]
@@ -208,7 +206,7 @@ package enum Launcher {
             return cl_launch(&program, &pidfd)
         }
         // The child has them now; Swift would close them after their last mention.
-        withExtendedLifetime((groups, joins, group)) {}
+        withExtendedLifetime((joins, group)) {}
         for fd in [reportWrite, sockets[1]] where fd >= 0 { close(fd) }
         guard first > 0 else {
             for fd in [reportRead, releaseRead, releaseWrite, sockets[0]] where fd >= 0 { close(fd) }
@@ -407,6 +405,8 @@ package enum Launcher {
         case (.switchRoot(.pivot), .invalidArgument): "try --root-switch chroot"
         case (.mount(let type, _, _, _), .notPermitted) where type == "proc" || type == "sysfs":
             "in a user namespace \(type) can only be mounted where the host's own is wholly visible (no mounts over parts of it)"
+        case (.newNamespaces, .notPermitted): userNamespaceHint
+        case (.newNamespaces, .noSpace): "too many namespaces: raise user.max_*_namespaces with sysctl"
         case (.joinCgroups, .noSpace): "its cpuset has no processors or no memory nodes"
         case (.keyring, .diskQuotaExceeded): "raise kernel.keys.maxkeys with sysctl"
         case (.user, .invalidArgument):

@@ -79,12 +79,12 @@ extension Lowering {
             program.special(
                 CL_FORK, .flags(namespaces.reduce(0) { $0 | $1.flag }), .number(Int64(inherited.cgroup)))
             dieWithParent()
-        case .joinCgroups:
+        case .newNamespaces(let namespaces):
+            program.call(Int(CL_SYS_unshare), .flags(namespaces.reduce(0) { $0 | $1.flag }))
+        case .joinCgroups(let directories):
             // A process with one thread that moves itself needs no lock over all processes of the machine, for which the
             // kernel would wait for milliseconds (cgroup_procs_write_start, Linux 5.5): hence `tasks`, and "0".
-            for fd in inherited.groups {
-                program.call(Int(CL_SYS_write), .number(Int64(fd)), .text("0"), .number(1))
-            }
+            for path in directories { program.special(CL_WRITE_PATH, .text(path + "/tasks"), .text("0")) }
         case .awaitParent: program.special(CL_WAIT, .number(Int64(inherited.release)), .number(0))
         case .becomeRoot(let uid, let gid, let dropsGroups):
             if dropsGroups { program.call(Int(CL_SYS_setgroups), .number(0), .number(0)) }

@@ -22,8 +22,6 @@ final class Lowering {
         var overlay: Int32 = -1
         var devices: Int32 = -1
         var disk: Int32 = -1
-        /// The `tasks` files of the v1 groups to join.
-        var groups: [Int32] = []
         /// The v2 group to start in.
         var cgroup: Int32 = -1
         /// For tests: the step before which the child stands still.
@@ -80,7 +78,7 @@ final class Lowering {
 
     private func lower(_ step: LaunchPlan.Step) {
         switch step {
-        case .joinNamespaces, .fork, .joinCgroups, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
+        case .joinNamespaces, .fork, .newNamespaces, .joinCgroups, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
             lowerEntry(step)
         case .privateMounts:
             // MS_REC | MS_PRIVATE

@@ -138,6 +138,12 @@ extension LaunchPlan.Step {
                         ? "" : " in new namespaces: " + namespaces.map(\.rawValue).joined(separator: ", ")),
                 reason: "the joined PID namespace takes in only processes that are born in it",
                 shell: "unshare --fork ...")
+        case .newNamespaces(let namespaces):
+            let flags = namespaces.map { $0 == .network ? "--net" : "--\($0.rawValue)" }
+            return StepWording(
+                title: "make the namespaces " + namespaces.map(\.rawValue).joined(separator: ", "),
+                reason: "each is the container's own view of one kind of kernel object; made here, while imgbox does its part",
+                shell: "unshare " + flags.joined(separator: " "))
         case .awaitParent:
             return StepWording(
                 title: "wait for imgbox to do its part", reason: "ids, groups and layers come from outside",

@@ -18,7 +18,7 @@ extension LaunchPlan.Step {
         case .makeCgroups, .limit, .deviceList, .deviceFilter, .joinCgroups, .oomScore: limitWording
         case .makeDisk, .projectQuota, .openSources, .giveAway, .deviceDirectory, .openOverlay, .mapIDs, .shareLayers, .mapSources:
             parentWording
-        case .joinNamespaces, .fork, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
+        case .joinNamespaces, .fork, .newNamespaces, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
             entryWording
         case .clone, .privateMounts, .overlayRoot, .attachOverlay, .bindRoot: rootWording
         case .mount, .bind, .attachDevices, .volume, .deviceNodes, .deviceLinks, .terminal, .makeDirectory:

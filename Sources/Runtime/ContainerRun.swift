@@ -241,7 +241,7 @@ package struct ContainerRun {
             created: Int64(time(nil)), isRemovedOnExit: options.isRemoved, layers: ready.layers,
             labels: options.labels)
         for case .makeCgroups(let directories) in plan.steps {
-            record.cgroups = directories.map(\.absolute)
+            record.cgroups += directories.map(\.absolute)
         }
         record.keeper = getpid()
         record.keeperStart = ContainerDirectory.startTime(of: getpid()) ?? 0

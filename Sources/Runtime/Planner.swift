@@ -73,7 +73,7 @@ package struct Planner {
                 "a user namespace needs the mount calls of Linux 5.12", hint: "use --userns host, or a newer kernel")
         }
         var parent: [LaunchPlan.Step] = []
-        var before = try limits()
+        var before = try limits(&parent)
         before += options.givenAway
         if let disk = options.disk { before.append(.makeDisk(disk)) }
         if let project = options.project { before.append(.projectQuota(project)) }
@@ -147,16 +147,22 @@ package struct Planner {
     // MARK: - Limits
 
     /// The groups and what is written to them.
-    private mutating func limits() throws(RuntimeError) -> [LaunchPlan.Step] {
+    private mutating func limits(_ parent: inout [LaunchPlan.Step]) throws(RuntimeError) -> [LaunchPlan.Step] {
         var steps: [LaunchPlan.Step] = []
         let host = options.cgroups
         let group = group()
         do throws(CgroupError) {
-            if !group.directories.isEmpty { steps.append(.makeCgroups(group.directories)) }
             let limits = try CgroupLimits.limits(spec.resources, host, group)
-            steps += limits.filter { $0.controller != "devices" }.map { .limit($0) }
-            let devices = limits.filter { $0.controller == "devices" }
-            if !devices.isEmpty { steps.append(.deviceList(devices)) }
+            // What the child is born into is there before; the rest is made while it makes its namespaces.
+            for version in [2, 1] {
+                let directories = group.directories.filter { $0.version == version }
+                var part: [LaunchPlan.Step] = directories.isEmpty ? [] : [.makeCgroups(directories)]
+                let own = limits.filter { $0.version == version }
+                part += own.filter { $0.controller != "devices" }.map { .limit($0) }
+                let devices = own.filter { $0.controller == "devices" }
+                if !devices.isEmpty { part.append(.deviceList(devices)) }
+                if version == 2 { steps += part } else { parent += part }
+            }
         } catch { throw RuntimeError(error.message, hint: error.hint) }
         if group.directory(of: "devices") == nil, isMachineRoot, let unified = group.unified,
             !spec.resources.devices.isEmpty
@@ -182,19 +188,24 @@ package struct Planner {
         // A process is in the namespace of its cgroups only when it is in them, and in that of its clocks when they are set.
         var flags = namespaces.filter { $0 != .cgroup }
         if !spec.timeOffsets.isEmpty { flags.removeAll { $0 == .time } }
+        // Only a new process can be in a new PID or time namespace. The others it makes itself, at the same time as imgbox does
+        // its part; the user namespace comes first, and owns them.
+        let born = flags.filter { [.user, .pid, .time].contains($0) }
+        let made = flags.filter { !born.contains($0) }
         if joins.isEmpty {
-            result.append(.clone(flags, cgroup: group))
+            result.append(.clone(born, cgroup: group))
         } else {
             // A second process is born in what the first has joined.
-            result += [.clone([], cgroup: group), .joinNamespaces(joins), .fork(flags)]
+            result += [.clone([], cgroup: group), .joinNamespaces(joins), .fork(born)]
         }
-        if !oldGroups.isEmpty { result.append(.joinCgroups(oldGroups)) }
+        result.append(.newNamespaces(made))
         if spec.hasOwn("user") {
             parent.insert(.mapIDs(.init(uid: uidMap, gid: gidMap)), at: 0)
         }
         if let score = spec.process.oomScoreAdjustment { parent.append(.oomScore(score)) }
         result += parent
         if !parent.isEmpty { result.append(.awaitParent) }
+        if !oldGroups.isEmpty { result.append(.joinCgroups(oldGroups)) }
         // While the process still has the caller's ids: its files in the host's /proc are closed to it afterwards.
         if !spec.timeOffsets.isEmpty { result.append(.timeOffsets(spec.timeOffsets)) }
         if isMapped {

@@ -118,11 +118,16 @@ extension RunCommand {
         "--preserve-fds", "-m", "-c",
     ]).union(RunWords.singleLimits).union(RunWords.listedLimits)
 
-    /// A flag with a form, which ArgumentParser cannot declare.
-    static let explanations = [
-        "--explain=json": ["--explain", "--format", "json"], "--explain=table": ["--explain", "--format", "table"],
-        "--dry-run=json": ["--dry-run", "--format", "json"], "--dry-run=table": ["--dry-run", "--format", "table"],
-    ]
+    /// A flag with a form, which ArgumentParser cannot declare. In three words; nil for any other.
+    static func explanation(_ word: String) -> (flag: String, format: String)? {
+        switch word {
+        case "--explain=json": ("--explain", "json")
+        case "--explain=table": ("--explain", "table")
+        case "--dry-run=json": ("--dry-run", "json")
+        case "--dry-run=table": ("--dry-run", "table")
+        default: nil
+        }
+    }
 
     /// Puts a `--` behind the image, so that the command keeps its own options.
     static func separateCommand(_ arguments: inout [String]) {
@@ -136,9 +141,9 @@ extension RunCommand {
                 break
             }
             guard word.hasPrefix("-"), word.count > 1 else { break }
-            if let words = explanations[word] {
-                arguments.replaceSubrange(index...index, with: words)
-                index += words.count
+            if let (flag, format) = explanation(word) {
+                arguments.replaceSubrange(index...index, with: [flag, "--format", format])
+                index += 3
                 continue
             }
             if word.hasPrefix("--") {

@@ -81,18 +81,16 @@ struct RunWords: Equatable {
     }
 
     private mutating func readLong(_ word: String, _ rest: inout ArraySlice<String>) -> Bool {
-        if let words = RunCommand.explanations[word] {
-            _ = switchOn(words[0])
-            return set(words[1], to: words[2])
+        if switchOn(word) { return true }
+        if let (flag, format) = RunCommand.explanation(word) {
+            return switchOn(flag) && set("--format", to: format)
         }
         if let cut = word.firstIndex(of: "=") {
             return set(String(word[..<cut]), to: String(word[word.index(after: cut)...]))
         }
-        if RunCommand.valued.contains(word) {
-            guard let value = rest.popFirst() else { return false }
-            return set(word, to: value)
-        }
-        return switchOn(word)
+        // Whatever is no flag takes a value; a name that is unknown is refused by set.
+        guard let value = rest.popFirst() else { return false }
+        return set(word, to: value)
     }
 
     /// `-it`, `-eA=1`, `-itw /x`: the first letter that takes a value takes what is left, or the next word.
@@ -100,10 +98,7 @@ struct RunWords: Equatable {
         var letters = word.dropFirst()
         while let letter = letters.popFirst() {
             let name = "-\(letter)"
-            guard RunCommand.valued.contains(name) else {
-                guard switchOn(name) else { return false }
-                continue
-            }
+            if switchOn(name) { continue }
             if !letters.isEmpty { return set(name, to: String(letters)) }
             guard let value = rest.popFirst() else { return false }
             return set(name, to: value)
@@ -130,15 +125,6 @@ struct RunWords: Equatable {
     }
 
     private mutating func set(_ name: String, to value: String) -> Bool {
-        let name = RunWords.shortLimits[name] ?? name
-        if RunWords.singleLimits.contains(name) {
-            limits[name] = [value]
-            return true
-        }
-        if RunWords.listedLimits.contains(name) {
-            limits[name, default: []].append(value)
-            return true
-        }
         switch name {
         case "--root": root = value
         case "--env", "-e": env.append(value)
@@ -186,21 +172,32 @@ struct RunWords: Equatable {
         case "--preserve-fds":
             guard let count = Int(value) else { return false }
             preserveFds = count
-        default: return false
+        default: return setLimit(name, to: value)
         }
         return true
     }
 }
 
 extension RunWords {
+    private mutating func setLimit(_ name: String, to value: String) -> Bool {
+        let name = name == "-m" ? "--memory" : name == "-c" ? "--cpu-shares" : name
+        if RunWords.singleLimits.contains(name) {
+            limits[name] = [value]
+        } else if RunWords.listedLimits.contains(name) {
+            limits[name, default: []].append(value)
+        } else {
+            return false
+        }
+        return true
+    }
+
     /// Flags about limits with one value, and those that can be given several times.
-    static let singleLimits: Set<String> = [
+    static let singleLimits = [
         "--cpus", "--cpu-quota", "--cpu-period", "--cpu-shares", "--cpu-weight", "--cpuset-cpus", "--cpuset-mems", "--memory", "--memory-swap", "--memory-reservation", "--memory-high", "--memory-swappiness", "--pids-limit", "--blkio-weight", "--oom-score-adj", "--disk-size", "--cgroup-parent",
     ]
-    static let listedLimits: Set<String> = [
+    static let listedLimits = [
         "--device-read-bps", "--device-write-bps", "--device-read-iops", "--device-write-iops", "--device", "--device-cgroup-rule", "--hugetlb",
     ]
-    static let shortLimits = ["-m": "--memory", "-c": "--cpu-shares"]
 }
 
 extension RunWords {

@@ -45,6 +45,8 @@ enum cl_kind {
     CL_LINK_DESCRIPTOR = 14,
     /// Ends the process with success.
     CL_END = 15,
+    /// Opens the path args[0] for writing and writes the string args[1], for a file of the host's.
+    CL_WRITE_PATH = 17,
     /// Waits until it is killed; for tests.
     CL_PAUSE = 16,
 };
@@ -93,7 +95,6 @@ int64_t cl_launch(const struct cl_program *program, int *pidfd);
 
 // System call numbers as Swift can read them.
 enum {
-    CL_SYS_write = SYS_write,
     CL_SYS_mount = SYS_mount,
     CL_SYS_umount2 = SYS_umount2,
     CL_SYS_pivot_root = SYS_pivot_root,
