@@ -39,7 +39,8 @@ let package = Package(
         .executableTarget(
             name: "imgbox",
             dependencies: [
-                "Runtime", "Launch", "Cgroups", "Seccomp", "Store", "Layers", "OCI", "Kernel", "Files", arguments, system,
+                "Runtime", "Launch", "Cgroups", "Seccomp", "Store", "Layers", "OCI", "Kernel", "Files",
+                arguments, system,
             ],
             swiftSettings: strict),
         module(

@@ -51,7 +51,8 @@ package struct CgroupHost: Sendable, Equatable {
         }
         var groups: [(isUnified: Bool, names: [String], path: String)] = []
         for line in own.split(separator: UInt8(ascii: "\n")) {
-            let fields = line.split(separator: UInt8(ascii: ":"), maxSplits: 2, omittingEmptySubsequences: false)
+            let fields = line.split(
+                separator: UInt8(ascii: ":"), maxSplits: 2, omittingEmptySubsequences: false)
             guard fields.count == 3 else { continue }
             let isUnified = fields[0].elementsEqual([UInt8(ascii: "0")]) && fields[1].isEmpty
             groups.append((isUnified, list(fields[1]), text(fields[2])))
@@ -65,11 +66,14 @@ package struct CgroupHost: Sendable, Equatable {
                 let path = groups.first(where: \.isUnified)?.path ?? "/"
                 found.append(
                     Hierarchy(
-                        version: 2, mountPoint: fields.place, controllers: controllers(fields.place), own: path))
+                        version: 2, mountPoint: fields.place, controllers: controllers(fields.place),
+                        own: path))
             } else {
                 let names = list(fields.options)
                 guard
-                    let group = groups.first(where: { !$0.names.isEmpty && $0.names.allSatisfy(names.contains) }),
+                    let group = groups.first(where: {
+                        !$0.names.isEmpty && $0.names.allSatisfy(names.contains)
+                    }),
                     !found.contains(where: { $0.controllers == group.names })
                 else { continue }
                 found.append(
@@ -92,8 +96,11 @@ package struct CgroupHost: Sendable, Equatable {
         while at < last, line[at] != mark[0] || !line[at..<(at + mark.count)].elementsEqual(mark) { at += 1 }
         guard at < last else { return nil }
         let before = line[..<at].split(separator: UInt8(ascii: " "))
-        let after = line[(at + mark.count)...].split(separator: UInt8(ascii: " "), omittingEmptySubsequences: false)
-        guard before.count > 4, after.count > 2, after[0].isEmpty || after[0].elementsEqual([UInt8(ascii: "2")]) else {
+        let after = line[(at + mark.count)...].split(
+            separator: UInt8(ascii: " "), omittingEmptySubsequences: false)
+        guard before.count > 4, after.count > 2,
+            after[0].isEmpty || after[0].elementsEqual([UInt8(ascii: "2")])
+        else {
             return nil
         }
         return (!after[0].isEmpty, unescaped(before[4]), after[2])

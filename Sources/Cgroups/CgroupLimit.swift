@@ -48,7 +48,8 @@ package struct CgroupLimits {
         if let pids = resources.pids {
             // Nobody asked for the standard limit: a host without the controller goes without.
             if group.directory(of: "pids") != nil || pids != standardPids {
-                try list.add("--pids-limit", "pids", "\(pids)", pids < 0 ? "max" : "\(pids)", "pids.max", "pids.max")
+                try list.add(
+                    "--pids-limit", "pids", "\(pids)", pids < 0 ? "max" : "\(pids)", "pids.max", "pids.max")
             }
         }
         try list.block(resources)
@@ -86,7 +87,9 @@ package struct CgroupLimits {
         }
         return CgroupError(
             "\(flag) cannot be applied: this host has no cgroup controller \(name)",
-            hint: "see what there is with: imgbox doctor; the kernel may have it switched off (cgroup_disable=)")
+            hint:
+                "see what there is with: imgbox doctor; the kernel may have it switched off (cgroup_disable=)"
+        )
     }
 
     private mutating func add(

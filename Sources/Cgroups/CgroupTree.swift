@@ -105,7 +105,9 @@ package enum CgroupTree {
                 hint: refusal(error.errno, limit), errno: error.errno)
         }
         // These two only take commands.
-        if choice.file.hasPrefix("devices.") { return Effect(limit: limit, file: file, effective: choice.value) }
+        if choice.file.hasPrefix("devices.") {
+            return Effect(limit: limit, file: file, effective: choice.value)
+        }
         let effective = current(file, choice.value)
         guard agrees(effective, choice.value, choice.file) else {
             throw CgroupError(
@@ -132,7 +134,8 @@ package enum CgroupTree {
         case ("cpuset", _): "the processors and nodes must be among those of the group above"
         case ("memory", .resourceBusy), ("memory", .invalidArgument):
             "the value is below what is in use, or above that of --memory-swap"
-        case (_, .permissionDenied), (_, .notPermitted): "run as root, or in a delegated group (imgbox doctor)"
+        case (_, .permissionDenied), (_, .notPermitted):
+            "run as root, or in a delegated group (imgbox doctor)"
         case (_, .readOnlyFileSystem): hint(code)
         default: nil
         }
@@ -187,7 +190,8 @@ package enum CgroupTree {
     }
 
     private static func removeBelow(_ directory: String) {
-        guard let fd = try? open(directory, O_RDONLY | O_DIRECTORY), let names = try? entries(of: fd.raw) else {
+        guard let fd = try? open(directory, O_RDONLY | O_DIRECTORY), let names = try? entries(of: fd.raw)
+        else {
             return
         }
         for name in names.map({ String(decoding: $0.bytes, as: UTF8.self) }) {

@@ -16,7 +16,9 @@ package struct OutOfMemory: Sendable, Equatable {
     package init?(in directory: CgroupGroup.Directory) {
         let path = directory.absolute
         let isOld = directory.version == 1
-        func number(_ name: String) -> Int64? { CgroupTree.words("\(path)/\(name)").first.flatMap { Int64($0) } }
+        func number(_ name: String) -> Int64? {
+            CgroupTree.words("\(path)/\(name)").first.flatMap { Int64($0) }
+        }
         var events = CgroupTree.words("\(path)/\(isOld ? "memory.oom_control" : "memory.events.local")")
         if events.isEmpty { events = CgroupTree.words("\(path)/memory.events") }
         guard let index = events.firstIndex(of: "oom_kill"), index + 1 < events.count,

@@ -40,7 +40,8 @@ package struct HostFacts: Sendable, Equatable {
         facts.takesDetachedLayers =
             release >= KernelVersion(6, 15) && environmentWord("IMGBOX_LAYERS") != "attached"
         facts.mapsLayers =
-            facts.hasMountAPI && release >= KernelVersion(5, 19) && environmentWord("IMGBOX_LAYERS") != "copied"
+            facts.hasMountAPI && release >= KernelVersion(5, 19)
+            && environmentWord("IMGBOX_LAYERS") != "copied"
         facts.processors = sysconf(Int32(_SC_NPROCESSORS_ONLN))
         facts.rootIsInitial = isInitialRoot()
         facts.bounding = boundingSet()

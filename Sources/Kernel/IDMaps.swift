@@ -38,7 +38,9 @@ extension [IDExtent] {
         for extent in self {
             var rest = extent
             while rest.count > 0,
-                let line = outer.first(where: { rest.outside >= $0.inside && rest.outside - $0.inside < $0.count })
+                let line = outer.first(where: {
+                    rest.outside >= $0.inside && rest.outside - $0.inside < $0.count
+                })
             {
                 let count = Swift.min(rest.count, line.count - (rest.outside - line.inside))
                 result.append(IDExtent(inside: rest.inside, outside: rest.outside, count: count))
@@ -76,7 +78,9 @@ package enum SubordinateIDs {
             guard fields.count == 3, fields[0] == name || (id.map { fields[0] == "\($0)" } ?? false),
                 let first = UInt32(fields[1]), let count = UInt32(fields[2]), count > 0,
                 !first.addingReportingOverflow(count - 1).overflow,
-                !result.contains(where: { first <= $0.first + ($0.count - 1) && $0.first <= first + (count - 1) })
+                !result.contains(where: {
+                    first <= $0.first + ($0.count - 1) && $0.first <= first + (count - 1)
+                })
             else { continue }
             result.append((first, count))
         }

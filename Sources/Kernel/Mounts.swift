@@ -58,7 +58,9 @@ package enum Mounts {
     }
 
     /// A detached mount of a made file system. `attributes` are MOUNT_ATTR_*.
-    package static func mount(_ context: Int32, _ type: String, attributes: UInt64 = 0) throws(FileError) -> OwnedFD {
+    package static func mount(_ context: Int32, _ type: String, attributes: UInt64 = 0) throws(FileError)
+        -> OwnedFD
+    {
         try call("fsmount", type) { _ in
             ck_syscall(Int(CK_SYS_FSMOUNT), Int(context), 1, Int(bitPattern: UInt(attributes)), 0, 0, 0)
         }
@@ -78,10 +80,13 @@ package enum Mounts {
     }
 
     /// Shows the owners of a detached mount as the ids of a user namespace have it (Linux 5.12).
-    package static func map(_ mount: Int32, to namespace: Int32, recursive: Bool, name: String) throws(FileError) {
+    package static func map(_ mount: Int32, to namespace: Int32, recursive: Bool, name: String)
+        throws(FileError)
+    {
         // MOUNT_ATTR_IDMAP
         try change(
-            mount, Attributes(set: 0x10_0000, userNamespace: UInt64(namespace)), recursive: recursive, name: name)
+            mount, Attributes(set: 0x10_0000, userNamespace: UInt64(namespace)), recursive: recursive,
+            name: name)
     }
 
     private static func change(
@@ -92,7 +97,8 @@ package enum Mounts {
         let result = withUnsafeMutablePointer(to: &attributes) { pointer in
             "".withCString {
                 ck_syscall(
-                    Int(CK_SYS_MOUNT_SETATTR), Int(mount), Int(bitPattern: $0), flags, Int(bitPattern: pointer), 32, 0)
+                    Int(CK_SYS_MOUNT_SETATTR), Int(mount), Int(bitPattern: $0), flags,
+                    Int(bitPattern: pointer), 32, 0)
             }
         }
         guard result == 0 else { throw FileError.last("mount_setattr", name) }
@@ -103,13 +109,16 @@ package enum Mounts {
         let result = path.withCString { path in
             "".withCString {
                 ck_syscall(
-                    Int(CK_SYS_MOVE_MOUNT), Int(mount), Int(bitPattern: $0), Int(AT_FDCWD), Int(bitPattern: path), 4, 0)
+                    Int(CK_SYS_MOVE_MOUNT), Int(mount), Int(bitPattern: $0), Int(AT_FDCWD),
+                    Int(bitPattern: path), 4, 0)
             }
         }
         guard result == 0 else { throw FileError.last("move_mount", path) }
     }
 
-    private static func call(_ name: String, _ object: String, _ body: (Int) -> Int) throws(FileError) -> OwnedFD {
+    private static func call(_ name: String, _ object: String, _ body: (Int) -> Int) throws(FileError)
+        -> OwnedFD
+    {
         let fd = object.withCString { body(Int(bitPattern: $0)) }
         guard fd >= 0 else { throw FileError.last(name, object) }
         return OwnedFD(Int32(fd))

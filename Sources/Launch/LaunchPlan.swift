@@ -65,7 +65,9 @@ package struct LaunchPlan: Sendable, Equatable {
         package let namespace: Namespace
         /// A file such as /proc/42/ns/net.
         package let path: String
-        package init(_ namespace: Namespace, _ path: String) { (self.namespace, self.path) = (namespace, path) }
+        package init(_ namespace: Namespace, _ path: String) {
+            (self.namespace, self.path) = (namespace, path)
+        }
     }
 
     /// Ids inside and outside of a container's user namespace.

@@ -176,7 +176,9 @@ package enum Launcher {
             }
         }
         let joins = try plan.joins.map { join throws(LaunchError) in try JoinTarget(join) }
-        let group = try plan.cgroup.map { path throws(LaunchError) in try openGroup(path, pathOnly | O_DIRECTORY) }
+        let group = try plan.cgroup.map { path throws(LaunchError) in
+            try openGroup(path, pathOnly | O_DIRECTORY)
+        }
         var inherited = Lowering.Inherited()
         inherited.release = releaseRead
         inherited.releaseWriter = releaseWrite
@@ -297,7 +299,8 @@ package enum Launcher {
 
     private static func openGroup(_ path: String, _ flags: Int32) throws(LaunchError) -> ParentWork.Held {
         do throws(FileError) { return ParentWork.Held(try open(path, flags)) } catch {
-            throw LaunchError("cannot open the cgroup \(path): \(error.errno.description)", errno: error.errno)
+            throw LaunchError(
+                "cannot open the cgroup \(path): \(error.errno.description)", errno: error.errno)
         }
     }
 
@@ -413,7 +416,8 @@ package enum Launcher {
             "the user or group is outside the ids of the container: see --userns and --uidmap"
         case (.joinNamespaces, .notPermitted):
             "the namespaces belong to another user namespace: give --userns container:ID as well"
-        case (.seccomp, .invalidArgument): "the kernel does not take the filter: is CONFIG_SECCOMP_FILTER set?"
+        case (.seccomp, .invalidArgument):
+            "the kernel does not take the filter: is CONFIG_SECCOMP_FILTER set?"
         case (.overlayRoot, .invalidArgument):
             "the store lies on a file system that overlayfs cannot use; choose another with --root"
         case (.sysctl, .noSuchFileOrDirectory): "this kernel has no such setting"
@@ -433,7 +437,8 @@ package enum Launcher {
             return "user namespaces are switched off for users: sysctl kernel.unprivileged_userns_clone=1"
         }
         if number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1 {
-            return "AppArmor keeps users from namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+            return
+                "AppArmor keeps users from namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
         }
         if number("/proc/sys/user/max_user_namespaces") == 0 {
             return "user namespaces are switched off: sysctl user.max_user_namespaces=10000"

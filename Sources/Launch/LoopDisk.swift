@@ -32,7 +32,8 @@ enum LoopDisk {
     /// size is the user's.
     private static func format(_ path: String) throws {
         let words = [
-            "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal,^resize_inode", "-m", "0", "-i", "16384", "-E",
+            "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal,^resize_inode", "-m", "0", "-i", "16384",
+            "-E",
             "lazy_itable_init=1,nodiscard,root_owner=0:0", path,
         ]
         let places: [String] = ["/sbin/mke2fs", "/usr/sbin/mke2fs"]
@@ -42,7 +43,8 @@ enum LoopDisk {
         }
         let status = run([program] + words.dropFirst())
         guard status == 0 else {
-            throw LaunchError("mke2fs could not make a file system in \(path)", hint: "is the size too small?")
+            throw LaunchError(
+                "mke2fs could not make a file system in \(path)", hint: "is the size too small?")
         }
     }
 

@@ -78,7 +78,8 @@ final class Lowering {
 
     private func lower(_ step: LaunchPlan.Step) {
         switch step {
-        case .joinNamespaces, .fork, .newNamespaces, .joinCgroups, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
+        case .joinNamespaces, .fork, .newNamespaces, .joinCgroups, .awaitParent, .becomeRoot,
+            .cgroupNamespace, .timeOffsets, .keyring:
             lowerEntry(step)
         case .privateMounts:
             // MS_REC | MS_PRIVATE
@@ -99,7 +100,8 @@ final class Lowering {
                 Int(CL_SYS_move_mount), .number(Int64(inherited.devices)), .text(""), .register(.target),
                 .text(""), .number(Lowering.moveEmptyPaths))
             program.special(
-                CL_DIRECTORY, .register(.root), .text("/dev"), .number(0), .number(Lowering.noLinks), to: .dev)
+                CL_DIRECTORY, .register(.root), .text("/dev"), .number(0), .number(Lowering.noLinks), to: .dev
+            )
         case .volume(let path): volume(path)
         case .deviceNodes(let nodes):
             for node in nodes { deviceNode(node) }
@@ -161,7 +163,8 @@ final class Lowering {
                 CL_WAIT, .number(Int64(inherited.release)), .number(inherited.announcesWait ? 1 : 0))
         case .closeDescriptors(let first):
             // CLOSE_RANGE_CLOEXEC: all of them go at the very moment of execve(2), the report pipe among them.
-            program.call(Int(CL_SYS_close_range), .number(Int64(first)), .number(Int64(UInt32.max)), .number(4))
+            program.call(
+                Int(CL_SYS_close_range), .number(Int64(first)), .number(Int64(UInt32.max)), .number(4))
         case .exec(let candidates, let arguments, let environment):
             program.call(Int(CL_SYS_umask), .number(0o022))
             program.special(

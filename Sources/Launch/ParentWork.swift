@@ -81,7 +81,9 @@ final class ParentWork {
     private func limit(_ plan: LaunchPlan.ProjectPlan) throws(FileError) {
         for (index, path) in plan.directories.enumerated() {
             let directory = try Files.open(path, O_RDONLY | O_DIRECTORY)
-            guard ck_set_project(directory.raw, plan.project) == 0 else { throw FileError.last("FS_IOC_FSSETXATTR", path) }
+            guard ck_set_project(directory.raw, plan.project) == 0 else {
+                throw FileError.last("FS_IOC_FSSETXATTR", path)
+            }
             guard index > 0 || ck_limit_project(directory.raw, plan.project, UInt64(plan.size)) == 0 else {
                 throw FileError.last("quotactl", path)
             }
@@ -127,8 +129,9 @@ final class ParentWork {
             guard mknodat(mount.raw, node.name, kind | node.mode, number) == 0 else {
                 throw FileError.last("mknod", node.name)
             }
-            guard node.uid == 0 && node.gid == 0
-                || fchownat(mount.raw, node.name, node.uid, node.gid, AT_SYMLINK_NOFOLLOW) == 0
+            guard
+                node.uid == 0 && node.gid == 0
+                    || fchownat(mount.raw, node.name, node.uid, node.gid, AT_SYMLINK_NOFOLLOW) == 0
             else { throw FileError.last("chown", node.name) }
         }
         return mount
@@ -221,7 +224,9 @@ final class ParentWork {
     private func giveAway(_ path: String, _ uid: UInt32, _ gid: UInt32) throws(FileError) {
         let top = try Files.open(path, pathOnly | O_NOFOLLOW)
         let info = try status(of: top.raw)
-        guard fchownat(top.raw, "", uid, gid, CK_AT_EMPTY_PATH) == 0 else { throw FileError.last("chown", path) }
+        guard fchownat(top.raw, "", uid, gid, CK_AT_EMPTY_PATH) == 0 else {
+            throw FileError.last("chown", path)
+        }
         if info.kind == .directory {
             try giveAway(below: try Files.open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), uid, gid, path)
         }

@@ -47,7 +47,9 @@ struct StagingProgram {
         program.special(CL_END)
     }
 
-    private func open(_ path: String, at directory: Int64, to register: ChildProgram.Register, if wanted: Bool) {
+    private func open(
+        _ path: String, at directory: Int64, to register: ChildProgram.Register, if wanted: Bool
+    ) {
         guard wanted else { return }
         program.call(
             Int(CL_SYS_openat), .number(directory), .text(path),

@@ -12,7 +12,8 @@ extension LaunchPlan.Step {
                 title: "make the container's cgroups: "
                     + directories.map { $0.version == 2 ? "v2" : $0.controllers.joined(separator: ",") }
                     .joined(separator: " "),
-                reason: "the kernel counts and limits by group; one directory in each hierarchy that has a say",
+                reason:
+                    "the kernel counts and limits by group; one directory in each hierarchy that has a say",
                 shell: "mkdir -p " + paths.map(shellQuoted).joined(separator: " "))
         case .limit(let limit):
             let choice = limit.choices.first
@@ -34,12 +35,14 @@ extension LaunchPlan.Step {
         case .deviceFilter(let directory, let rules):
             return StepWording(
                 title: "allow \(max(0, rules.count - 1)) kinds of devices and no others",
-                reason: "cgroup v2 has no list of devices: a small BPF program is asked at each open and mknod",
+                reason:
+                    "cgroup v2 has no list of devices: a small BPF program is asked at each open and mknod",
                 shell: "bpftool cgroup attach \(directory) device pinned PROGRAM multi")
         case .joinCgroups(let directories):
             return StepWording(
                 title: "go into \(directories.count) cgroups of v1",
-                reason: "before anything is done that counts; a process that moves itself needs no global lock",
+                reason:
+                    "before anything is done that counts; a process that moves itself needs no global lock",
                 shell: directories.map { "echo 0 > \($0)/tasks" }.joined(separator: "; "))
         case .oomScore(let score):
             return StepWording(
@@ -55,14 +58,17 @@ extension LaunchPlan.Step {
             return StepWording(
                 title: "make a disk of \(disk.size >> 20) MiB in a sparse file",
                 reason: "--disk-size: what is written can fill that file system, and no other",
-                shell: "truncate -s \(disk.size) \(shellQuoted(disk.file)) && mke2fs -t ext4 -m 0 -O ^has_journal "
+                shell:
+                    "truncate -s \(disk.size) \(shellQuoted(disk.file)) && mke2fs -t ext4 -m 0 -O ^has_journal "
                     + "\(shellQuoted(disk.file)) && mount -o loop,discard \(shellQuoted(disk.file)) ...")
         case .projectQuota(let plan):
             let project = "\(plan.project)"
             return StepWording(
                 title: "limit the writable layer to \(plan.size >> 20) MiB by a project quota",
-                reason: "--disk-size: the store's file system keeps quotas, so no file system in a file is needed",
-                shell: plan.directories.map { "chattr -p \(project) +P \(shellQuoted($0))" }.joined(separator: "; ")
+                reason:
+                    "--disk-size: the store's file system keeps quotas, so no file system in a file is needed",
+                shell: plan.directories.map { "chattr -p \(project) +P \(shellQuoted($0))" }.joined(
+                    separator: "; ")
                     + "; setquota -P \(project) 0 \(plan.size / 1024) 0 0 MOUNTPOINT")
         case .openSources(let sources):
             return StepWording(
@@ -75,12 +81,14 @@ extension LaunchPlan.Step {
         case .giveAway(let path, let uid, let gid):
             return StepWording(
                 title: "give \(path) and all in it to \(uid):\(gid)",
-                reason: "-v ...:U was asked for: the container's user owns it from now on, on the host as well",
+                reason:
+                    "-v ...:U was asked for: the container's user owns it from now on, on the host as well",
                 shell: "chown -R -h \(uid):\(gid) \(shellQuoted(path))")
         case .deviceDirectory(let nodes, _):
             return StepWording(
                 title: "make a /dev with " + nodes.map(\.name).joined(separator: ", "),
-                reason: "inside the user namespace no device node can be made, nor opened on a file system of its own",
+                reason:
+                    "inside the user namespace no device node can be made, nor opened on a file system of its own",
                 shell: "mount -t tmpfs tmpfs dev && " + nodes.map(\.command).joined(separator: "; "))
         case .openOverlay:
             return StepWording(
@@ -102,12 +110,14 @@ extension LaunchPlan.Step {
             guard mapped else {
                 return StepWording(
                     title: "mount the image's \(layers.count) layers as one tree",
-                    reason: "imgbox's own user namespace owns the store; the container's may not reach into it",
+                    reason:
+                        "imgbox's own user namespace owns the store; the container's may not reach into it",
                     shell: mount + ",userxattr ...")
             }
             return StepWording(
                 title: "mount the image's \(layers.count) layers with their owners mapped",
-                reason: "the layers stay root's on disk, once for all containers; an idmapped mount shows them with "
+                reason:
+                    "the layers stay root's on disk, once for all containers; an idmapped mount shows them with "
                     + "this container's ids",
                 shell: layers.map { "mount --bind -o X-mount.idmap=/proc/$PID/ns/user \($0) \($0)" }.joined(
                     separator: "; ") + "; \(mount) ...")
@@ -142,7 +152,8 @@ extension LaunchPlan.Step {
             let flags = namespaces.map { $0 == .network ? "--net" : "--\($0.rawValue)" }
             return StepWording(
                 title: "make the namespaces " + namespaces.map(\.rawValue).joined(separator: ", "),
-                reason: "each is the container's own view of one kind of kernel object; made here, while imgbox does its part",
+                reason:
+                    "each is the container's own view of one kind of kernel object; made here, while imgbox does its part",
                 shell: "unshare " + flags.joined(separator: " "))
         case .awaitParent:
             return StepWording(
@@ -151,12 +162,14 @@ extension LaunchPlan.Step {
         case .becomeRoot:
             return StepWording(
                 title: "become root of the user namespace",
-                reason: "what is made from here on belongs to the container's root; the caller's groups are dropped",
+                reason:
+                    "what is made from here on belongs to the container's root; the caller's groups are dropped",
                 shell: "setpriv --reuid 0 --regid 0 --clear-groups ...")
         case .cgroupNamespace:
             return StepWording(
                 title: "take the own cgroups for the top of the tree",
-                reason: "now that the process is in its groups: /proc/self/cgroup shows / and nothing of the host's names",
+                reason:
+                    "now that the process is in its groups: /proc/self/cgroup shows / and nothing of the host's names",
                 shell: "unshare --cgroup")
         case .timeOffsets(let offsets):
             let words = offsets.map { "\($0.clock) by \($0.seconds) s" }.joined(separator: ", ")
@@ -166,7 +179,8 @@ extension LaunchPlan.Step {
                     + offsets.map { "--\($0.clock) \($0.seconds)" }.joined(separator: " "))
         case .keyring:
             return StepWording(
-                title: "join a new session keyring", reason: "keys of the caller's session are not the container's",
+                title: "join a new session keyring",
+                reason: "keys of the caller's session are not the container's",
                 shell: "keyctl session imgbox ...")
         default: return StepWording(title: "", reason: "", shell: "")
         }

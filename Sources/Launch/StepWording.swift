@@ -16,9 +16,11 @@ extension LaunchPlan.Step {
     package var wording: StepWording {
         switch self {
         case .makeCgroups, .limit, .deviceList, .deviceFilter, .joinCgroups, .oomScore: limitWording
-        case .makeDisk, .projectQuota, .openSources, .giveAway, .deviceDirectory, .openOverlay, .mapIDs, .shareLayers, .mapSources:
+        case .makeDisk, .projectQuota, .openSources, .giveAway, .deviceDirectory, .openOverlay, .mapIDs,
+            .shareLayers, .mapSources:
             parentWording
-        case .joinNamespaces, .fork, .newNamespaces, .awaitParent, .becomeRoot, .cgroupNamespace, .timeOffsets, .keyring:
+        case .joinNamespaces, .fork, .newNamespaces, .awaitParent, .becomeRoot, .cgroupNamespace,
+            .timeOffsets, .keyring:
             entryWording
         case .clone, .privateMounts, .overlayRoot, .attachOverlay, .bindRoot: rootWording
         case .mount, .bind, .attachDevices, .volume, .deviceNodes, .deviceLinks, .terminal, .makeDirectory:
@@ -33,7 +35,8 @@ extension LaunchPlan.Step {
         case .clone(let namespaces, let cgroup):
             let names = namespaces.map(\.rawValue).joined(separator: ", ")
             return StepWording(
-                title: namespaces.isEmpty ? "clone a process" : "clone a process into new namespaces: \(names)",
+                title: namespaces.isEmpty
+                    ? "clone a process" : "clone a process into new namespaces: \(names)",
                 reason: "each namespace gives the container its own view of one kind of kernel object"
                     + (cgroup == nil ? "" : "; it begins its life in its v2 cgroup"),
                 shell: "unshare --fork " + namespaces.map(unshareFlag).joined(separator: " "))
@@ -54,7 +57,8 @@ extension LaunchPlan.Step {
         case .attachOverlay(let place):
             return StepWording(
                 title: "mount the shared layers",
-                reason: "imgbox made the overlay outside; here it becomes a mount of this namespace, at a place "
+                reason:
+                    "imgbox made the overlay outside; here it becomes a mount of this namespace, at a place "
                     + "that only this namespace sees",
                 shell: "mount --move ... \(place)")
         case .bindRoot(_, let place):
@@ -93,7 +97,8 @@ extension LaunchPlan.Step {
                     + "\(shellQuoted(source.path)) .\(shellQuoted(path))")
         case .attachDevices:
             return StepWording(
-                title: "mount the prepared /dev", reason: "its nodes were made outside, where that is allowed",
+                title: "mount the prepared /dev",
+                reason: "its nodes were made outside, where that is allowed",
                 shell: "mount --move ... ./dev")
         case .volume(let path):
             return StepWording(
@@ -243,7 +248,8 @@ extension LaunchPlan.Step {
             return say("wait for imgbox", "what outlives a crash has to be written down first", "read -u 3")
         case .closeDescriptors:
             return say(
-                "close all descriptors that are not the command's", "an open directory of the host would be a way out",
+                "close all descriptors that are not the command's",
+                "an open directory of the host would be a way out",
                 "exec 3>&- 4>&- ...")
         case .exec(_, let arguments, _):
             return say(

@@ -113,7 +113,8 @@ package struct UnpackReport: Sendable, Equatable {
             line(skippedDevices, "device nodes were left out: making them takes root", "device"),
             line(
                 squashedOwners,
-                "files belong to you instead of the owner in the image: changing that takes root, or subordinate ids (imgbox doctor)", "owner"),
+                "files belong to you instead of the owner in the image: changing that takes root, or subordinate ids (imgbox doctor)",
+                "owner"),
             line(
                 skippedAttributes,
                 "extended attributes could not be kept on this file system or without root", "attribute"),

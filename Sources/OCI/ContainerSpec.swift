@@ -77,7 +77,10 @@ package struct ContainerSpec: Sendable, Equatable {
         /// Ids inside.
         package var uid: UInt32
         package var gid: UInt32
-        package init(path: String, type: Character, major: UInt32, minor: UInt32, mode: UInt32, uid: UInt32, gid: UInt32) {
+        package init(
+            path: String, type: Character, major: UInt32, minor: UInt32, mode: UInt32, uid: UInt32,
+            gid: UInt32
+        ) {
             (self.path, self.type, self.major, self.minor) = (path, type, major, minor)
             (self.mode, self.uid, self.gid) = (mode, uid, gid)
         }

@@ -110,7 +110,9 @@ extension Resources {
         // What only v2 knows goes by its file (config-linux.md, "Unified").
         var unified: Members = []
         if let cpuWeight { unified.append(("cpu.weight", .string("\(cpuWeight)"))) }
-        if let memoryHigh { unified.append(("memory.high", .string(memoryHigh < 0 ? "max" : "\(memoryHigh)"))) }
+        if let memoryHigh {
+            unified.append(("memory.high", .string(memoryHigh < 0 ? "max" : "\(memoryHigh)")))
+        }
         add("unified", unified)
         return .object(members)
     }

@@ -32,7 +32,8 @@ package final class ContainerDirectory {
                 let id = newID()
                 guard try Files.makeDirectory(id, mode: 0o700, at: containers.raw) else { continue }
                 // Between mkdir and the lock a sweeper may have taken it for a leftover.
-                guard let fd = try openIfThere(id, at: containers.raw), try tryExclusiveLock(fd.raw, name: id),
+                guard let fd = try openIfThere(id, at: containers.raw),
+                    try tryExclusiveLock(fd.raw, name: id),
                     try status(of: id, at: containers.raw)?.inode == status(of: fd.raw).inode
                 else { continue }
                 return ContainerDirectory(
@@ -43,7 +44,9 @@ package final class ContainerDirectory {
     }
 
     private static func openIfThere(_ name: String, at directory: Int32) throws(FileError) -> OwnedFD? {
-        do throws(FileError) { return try open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: directory) } catch {
+        do throws(FileError) {
+            return try open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, at: directory)
+        } catch {
             guard error.errno == .noSuchFileOrDirectory else { throw error }
             return nil
         }
@@ -88,7 +91,8 @@ package final class ContainerDirectory {
     ) throws(RuntimeError) {
         do throws(FileError) {
             _ = try Files.makeDirectory(name, mode: mode, at: fd.raw)
-            guard owner == (0, 0) || fchownat(fd.raw, name, owner.uid, owner.gid, AT_SYMLINK_NOFOLLOW) == 0 else {
+            guard owner == (0, 0) || fchownat(fd.raw, name, owner.uid, owner.gid, AT_SYMLINK_NOFOLLOW) == 0
+            else {
                 throw FileError.last("chown", name)
             }
         } catch {
@@ -103,7 +107,8 @@ package final class ContainerDirectory {
         if let project = record?.project, project > 0 { _ = ck_limit_project(fd.raw, project, 0) }
         for path in record?.cgroups ?? [] where !CgroupTree.remove(path) {
             throw RuntimeError(
-                "the cgroup \(path) does not go away", hint: "a process in it does not end: cat \(path)/cgroup.procs")
+                "the cgroup \(path) does not go away",
+                hint: "a process in it does not end: cat \(path)/cgroup.procs")
         }
         do throws(FileError) {
             if !name.isEmpty {

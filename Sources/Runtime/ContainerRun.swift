@@ -133,7 +133,8 @@ package struct ContainerRun {
             }
             if hasQuota {
                 planOptions.project = .init(
-                    directories: [upper, work], project: ContainerRun.project(ready.spec.cgroupsPath), size: size)
+                    directories: [upper, work], project: ContainerRun.project(ready.spec.cgroupsPath),
+                    size: size)
             } else {
                 planOptions.disk = .init(
                     file: "\(path)/disk.img", size: size, uid: ready.owner.uid, gid: ready.owner.gid)
@@ -202,16 +203,21 @@ package struct ContainerRun {
             try onCreate?(directory.id)
             var ready = try prepare(id: directory.id, name: name)
             ready.spec.mounts += try GeneratedFiles.write(
-                options, hostname: ready.spec.hostname.isEmpty ? ready.surroundings.hostname : ready.spec.hostname,
+                options,
+                hostname: ready.spec.hostname.isEmpty ? ready.surroundings.hostname : ready.spec.hostname,
                 owner: ready.owner, into: directory)
             let plan = try self.plan(ready, path: directory.path)
             for text in plan.notes { note(text) }
             if !facts.hasMountAPI, options.userNamespace == .standard {
-                note("this kernel has no mount calls for user namespaces (Linux 5.12 has): root inside is root outside")
+                note(
+                    "this kernel has no mount calls for user namespaces (Linux 5.12 has): root inside is root outside"
+                )
             }
             try directory.create("config.json", content: ready.spec.json.serialized())
             if case .image(let image) = source, usesCopy(ready) {
-                note("the shared layers cannot show these ids here: this container gets a copy of the image with its owners")
+                note(
+                    "the shared layers cannot show these ids here: this container gets a copy of the image with its owners"
+                )
                 try copy(image, ready, directory)
             } else if options.diskSize == nil || hasQuota {
                 try directory.makeDirectory("upper", mode: 0o755, owner: ready.owner)
@@ -235,7 +241,9 @@ package struct ContainerRun {
         }
     }
 
-    private func record(_ ready: Preparation, _ id: String, _ name: String, _ plan: LaunchPlan) -> ContainerRecord {
+    private func record(_ ready: Preparation, _ id: String, _ name: String, _ plan: LaunchPlan)
+        -> ContainerRecord
+    {
         var record = ContainerRecord(
             id: id, name: name, image: imageName, command: ready.spec.process.args,
             created: Int64(time(nil)), isRemovedOnExit: options.isRemoved, layers: ready.layers,
@@ -258,8 +266,10 @@ package struct ContainerRun {
     ) throws {
         guard let maps = ready.surroundings.maps else { return }
         var unpacking = UnpackOptions()
-        unpacking.uidMapping = IDMapping(maps.uid.map { IDRange(container: $0.inside, host: $0.outside, count: $0.count) })
-        unpacking.gidMapping = IDMapping(maps.gid.map { IDRange(container: $0.inside, host: $0.outside, count: $0.count) })
+        unpacking.uidMapping = IDMapping(
+            maps.uid.map { IDRange(container: $0.inside, host: $0.outside, count: $0.count) })
+        unpacking.gidMapping = IDMapping(
+            maps.gid.map { IDRange(container: $0.inside, host: $0.outside, count: $0.count) })
         _ = try store.unpack(image, to: FilePath("\(directory.path)/copy"), options: unpacking)
     }
 
@@ -329,7 +339,9 @@ package struct ContainerRun {
             func mebibytes(_ bytes: Int64) -> String { "\(bytes >> 20) MiB" }
             var words = "out of memory: "
             words += event.victim.map { "\($0) was killed" } ?? "\(event.kills) killed"
-            if let limit = event.limit, limit < 1 << 60 { words += "; the limit is \(mebibytes(limit)) (--memory)" }
+            if let limit = event.limit, limit < 1 << 60 {
+                words += "; the limit is \(mebibytes(limit)) (--memory)"
+            }
             if let peak = event.peak { words += ", the peak was \(mebibytes(peak))" }
             note(words)
         }

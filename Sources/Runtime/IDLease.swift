@@ -27,7 +27,8 @@ package final class IDLease {
         name: String, directory: String = "/run/imgbox", subordinate: String = "/etc/subuid"
     ) throws(RuntimeError) -> IDLease {
         // Both ends of a block that users have been given are theirs.
-        let taken = SubordinateIDs.all(SubordinateIDs.read(subordinate))
+        let taken =
+            SubordinateIDs.all(SubordinateIDs.read(subordinate))
             + SubordinateIDs.all(SubordinateIDs.read(subordinate.replacing("subuid", with: "subgid")))
         do throws(FileError) {
             try makeDirectories(FilePath(directory))
@@ -38,7 +39,9 @@ package final class IDLease {
             for step in 0..<total {
                 let block = blocks.lowerBound + (start + step) % total
                 let first = block << 16
-                if taken.contains(where: { $0.first <= first + (count - 1) && first <= $0.first &+ ($0.count - 1) }) {
+                if taken.contains(where: {
+                    $0.first <= first + (count - 1) && first <= $0.first &+ ($0.count - 1)
+                }) {
                     continue
                 }
                 if let lock = try RangeLock(
@@ -81,7 +84,9 @@ package enum IDChoice {
         }
     }
 
-    private static func chooseAsRoot(_ choice: UserNamespaceChoice, _ name: String) throws(RuntimeError) -> Result? {
+    private static func chooseAsRoot(_ choice: UserNamespaceChoice, _ name: String) throws(RuntimeError)
+        -> Result?
+    {
         switch choice {
         case .standard, .auto:
             let lease = try IDLease.reserve(name: name)
@@ -102,7 +107,9 @@ package enum IDChoice {
         }
     }
 
-    private static func subordinate(_ name: String, _ file: String, _ flag: String) throws(RuntimeError) -> [IDExtent] {
+    private static func subordinate(_ name: String, _ file: String, _ flag: String) throws(RuntimeError)
+        -> [IDExtent]
+    {
         let ranges = SubordinateIDs.parse(SubordinateIDs.read(file), name: name, id: nil)
         guard !ranges.isEmpty else {
             throw RuntimeError(
@@ -113,7 +120,9 @@ package enum IDChoice {
     }
 
     /// Ranges of the host put one after the other from `first` inside.
-    package static func consecutive(_ ranges: [(first: UInt32, count: UInt32)], from first: UInt32 = 0) -> [IDExtent] {
+    package static func consecutive(_ ranges: [(first: UInt32, count: UInt32)], from first: UInt32 = 0)
+        -> [IDExtent]
+    {
         var next = first
         return ranges.compactMap { range in
             let count = min(range.count, UInt32.max - next)
@@ -166,13 +175,17 @@ package enum IDChoice {
         if below > 0 { map.append(IDExtent(inside: 0, outside: 1, count: below)) }
         map.append(IDExtent(inside: id, outside: 0, count: 1))
         let rest = total - 1 - below
-        if rest > 0, id < .max { map.append(IDExtent(inside: id + 1, outside: below + 1, count: min(rest, .max - id))) }
+        if rest > 0, id < .max {
+            map.append(IDExtent(inside: id + 1, outside: below + 1, count: min(rest, .max - id)))
+        }
         return map
     }
 
     /// The rules of user_namespaces(7). `below`: ids outside are smaller.
     static func check(_ map: [IDExtent], _ flag: String, below limit: UInt32?) throws(RuntimeError) {
-        guard map.count <= 340 else { throw RuntimeError("\(flag): the kernel takes 340 lines, not \(map.count)") }
+        guard map.count <= 340 else {
+            throw RuntimeError("\(flag): the kernel takes 340 lines, not \(map.count)")
+        }
         for (index, one) in map.enumerated() {
             guard one.count > 0, !one.inside.addingReportingOverflow(one.count).overflow,
                 !one.outside.addingReportingOverflow(one.count).overflow
@@ -180,10 +193,13 @@ package enum IDChoice {
             if let limit, one.outside >= limit || limit - one.outside < one.count {
                 throw RuntimeError(
                     "\(flag): '\(one.line)' goes beyond the \(limit) ids of this user",
-                    hint: "0 is this user, 1 and up are the ids of /etc/subuid and /etc/subgid: imgbox doctor shows them")
+                    hint:
+                        "0 is this user, 1 and up are the ids of /etc/subuid and /etc/subgid: imgbox doctor shows them"
+                )
             }
             for other in map[..<index] {
-                let insideOverlaps = one.inside < other.inside + other.count && other.inside < one.inside + one.count
+                let insideOverlaps =
+                    one.inside < other.inside + other.count && other.inside < one.inside + one.count
                 let outsideOverlaps =
                     one.outside < other.outside + other.count && other.outside < one.outside + one.count
                 guard !insideOverlaps, !outsideOverlaps else {

@@ -44,19 +44,23 @@ enum Joins {
         guard !record.uidMap.isEmpty else { return }
         let path = "/proc/\(record.pid)/ns/user"
         if let before = surroundings.joined["user"], before != path, surroundings.maps?.uid != record.uidMap {
-            throw RuntimeError("\(flag): the containers to join have different ids, and one can only have those of one")
+            throw RuntimeError(
+                "\(flag): the containers to join have different ids, and one can only have those of one")
         }
         surroundings.joined["user"] = path
         surroundings.maps = (record.uidMap, record.gidMap)
     }
 
-    private static func running(_ word: String, _ flag: String, _ store: Store) throws(RuntimeError) -> ContainerRecord {
+    private static func running(_ word: String, _ flag: String, _ store: Store) throws(RuntimeError)
+        -> ContainerRecord
+    {
         let record = try ContainerDirectory.find(word, in: store)
         guard record.status == .running, record.pid > 0,
             ContainerDirectory.startTime(of: record.pid) == record.startTime
         else {
             throw RuntimeError(
-                "\(flag) container:\(printable(word)): that container is not running", hint: "imgbox ps shows those that are")
+                "\(flag) container:\(printable(word)): that container is not running",
+                hint: "imgbox ps shows those that are")
         }
         return record
     }

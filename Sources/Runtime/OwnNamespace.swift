@@ -94,11 +94,13 @@ package enum OwnNamespace {
         }
         let (tool, file) = step == 1 ? ("newuidmap", "/etc/subuid") : ("newgidmap", "/etc/subgid")
         guard ranges.isWide else {
-            return RuntimeError("cannot map the own id in a user namespace: \(code)", hint: Launcher.userNamespaceHint)
+            return RuntimeError(
+                "cannot map the own id in a user namespace: \(code)", hint: Launcher.userNamespaceHint)
         }
         return RuntimeError(
             "\(tool) could not map the ids of \(file)",
-            hint: "it must be set-user-ID root or have cap_set\(step == 1 ? "u" : "g")id (apt-get install --reinstall uidmap), "
+            hint:
+                "it must be set-user-ID root or have cap_set\(step == 1 ? "u" : "g")id (apt-get install --reinstall uidmap), "
                 + "and the lines of \(ranges.name) in \(file) must not overlap: imgbox doctor")
     }
 }

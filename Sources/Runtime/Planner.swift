@@ -35,7 +35,8 @@ package struct PlanOptions: Sendable, Equatable {
     package static func == (left: PlanOptions, right: PlanOptions) -> Bool {
         left.rootSwitch == right.rootSwitch && left.hasInit == right.hasInit && left.cgroups == right.cgroups
             && left.seccomp?.name == right.seccomp?.name && left.seccomp?.filter == right.seccomp?.filter
-            && left.disk == right.disk && left.project == right.project && left.preservedDescriptors == right.preservedDescriptors
+            && left.disk == right.disk && left.project == right.project
+            && left.preservedDescriptors == right.preservedDescriptors
             && left.givenAway == right.givenAway
     }
 }
@@ -70,7 +71,8 @@ package struct Planner {
         try sortNamespaces()
         guard !isMapped || facts.hasMountAPI else {
             throw RuntimeError(
-                "a user namespace needs the mount calls of Linux 5.12", hint: "use --userns host, or a newer kernel")
+                "a user namespace needs the mount calls of Linux 5.12",
+                hint: "use --userns host, or a newer kernel")
         }
         var parent: [LaunchPlan.Step] = []
         var before = try limits(&parent)
@@ -147,7 +149,8 @@ package struct Planner {
     // MARK: - Limits
 
     /// The groups and what is written to them.
-    private mutating func limits(_ parent: inout [LaunchPlan.Step]) throws(RuntimeError) -> [LaunchPlan.Step] {
+    private mutating func limits(_ parent: inout [LaunchPlan.Step]) throws(RuntimeError) -> [LaunchPlan.Step]
+    {
         var steps: [LaunchPlan.Step] = []
         let host = options.cgroups
         let group = group()
@@ -264,7 +267,9 @@ package struct Planner {
             let (flags, data) = Planner.split(mount.options)
             if mount.options.contains("imgbox.volume") {
                 steps.append(.volume(mount.destination))
-            } else if mount.type == "bind" || mount.options.contains("bind") || mount.options.contains("rbind") {
+            } else if mount.type == "bind" || mount.options.contains("bind")
+                || mount.options.contains("rbind")
+            {
                 bind(mount, flags)
             } else if mount.destination == "/dev", mount.type == "tmpfs" {
                 devices(mount, flags, data, &before)
@@ -344,7 +349,8 @@ package struct Planner {
             case "dev": flags.remove(.noDevices)
             case "exec": flags.remove(.noExec)
             case "bind", "rbind", "imgbox.file", "imgbox.idmap", "idmap", "private", "rprivate", "relatime",
-                "newinstance": break
+                "newinstance":
+                break
             default:
                 let parts = option.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(
                     String.init)

@@ -68,7 +68,8 @@ package enum SpecBuilder {
         spec.mounts.removeAll { $0.options.contains("imgbox.volume") }
         spec.mounts.append(
             .init(
-                "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: ["nosuid", "noexec", "nodev", "ro"]))
+                "/sys/fs/cgroup", type: "cgroup", source: "cgroup",
+                options: ["nosuid", "noexec", "nodev", "ro"]))
         return spec
     }
 

@@ -48,7 +48,8 @@ package struct Surroundings: Sendable {
         let own = Set(["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/ptmx", "/dev/fd"])
         let standard = Set(["null", "zero", "full", "random", "urandom", "tty"].map { "/dev/" + $0 })
         while let directory = directories.popLast() {
-            guard let fd = try? open(directory, O_RDONLY | O_DIRECTORY), let names = try? entries(of: fd.raw) else {
+            guard let fd = try? open(directory, O_RDONLY | O_DIRECTORY), let names = try? entries(of: fd.raw)
+            else {
                 continue
             }
             for entry in names {
@@ -107,7 +108,8 @@ extension SpecBuilder {
         let first = map.map(\.inside).min() ?? 0
         let last = map.map { UInt64($0.inside) + UInt64($0.count) - 1 }.max() ?? .max
         let standard = [
-            ("net.ipv4.ping_group_range", "\(first) \(min(last, 2_147_483_647))"), ("net.ipv4.ip_unprivileged_port_start", "0"),
+            ("net.ipv4.ping_group_range", "\(first) \(min(last, 2_147_483_647))"),
+            ("net.ipv4.ip_unprivileged_port_start", "0"),
         ]
         for (key, value) in standard where !spec.sysctl.contains(where: { $0.key == key }) {
             spec.sysctl.append((key, value))
@@ -215,11 +217,13 @@ extension SpecBuilder {
             }
             return
         }
-        for index in mounts.indices where mounts[index].options.contains(where: { $0 == "rbind" || $0 == "bind" }) {
+        for index in mounts.indices
+        where mounts[index].options.contains(where: { $0 == "rbind" || $0 == "bind" }) {
             let options = mounts[index].options
             if options.contains("imgbox.keep") {
                 // The owner on the host is the container's user.
-                guard let info = try? status(of: mounts[index].source, at: currentDirectory, follow: true) else {
+                guard let info = try? status(of: mounts[index].source, at: currentDirectory, follow: true)
+                else {
                     throw RuntimeError("'\(printable(mounts[index].source))' is not there")
                 }
                 let (uid, gid) = hostUser(spec)
@@ -236,7 +240,8 @@ extension SpecBuilder {
         let (uid, gid) = (spec.process.user.uid, spec.process.user.gid)
         guard !spec.uidMappings.isEmpty else { return (uid, gid) }
         return (
-            spec.uidMappings.map(\.extent).outside(uid) ?? uid, spec.gidMappings.map(\.extent).outside(gid) ?? gid
+            spec.uidMappings.map(\.extent).outside(uid) ?? uid,
+            spec.gidMappings.map(\.extent).outside(gid) ?? gid
         )
     }
 }

@@ -15,12 +15,15 @@ extension SeccompProfile {
         }
         guard let word = json["defaultAction"]?.string else {
             throw SeccompError(
-                "the seccomp profile has no defaultAction", hint: "the form is docker's: {\"defaultAction\": ..., \"syscalls\": [...]}")
+                "the seccomp profile has no defaultAction",
+                hint: "the form is docker's: {\"defaultAction\": ..., \"syscalls\": [...]}")
         }
         let errno = try SeccompProfile.number(json["defaultErrnoRet"], "defaultErrnoRet") ?? 1
         self.init(defaultAction: try Action(word, errno), rules: [])
         for flag in (json["flags"]?.array ?? []).compactMap(\.string)
-        where !["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"].contains(flag) {
+        where !["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"]
+            .contains(flag)
+        {
             throw SeccompError("the seccomp profile has the flag '\(printable(flag))', which is not known")
         }
         guard json["listenerPath"] == nil else {
@@ -41,7 +44,9 @@ extension SeccompProfile {
             }
             // Conditions on one argument are alternatives, as runc has it: libseccomp takes one of each in a rule.
             if Set(conditions.map(\.index)).count < conditions.count {
-                for condition in conditions { rules.append(Rule(names, try Action(action, number), [condition])) }
+                for condition in conditions {
+                    rules.append(Rule(names, try Action(action, number), [condition]))
+                }
             } else {
                 rules.append(Rule(names, try Action(action, number), conditions))
             }

@@ -8,8 +8,11 @@ import OCI
 /// Profiles as the kernel takes them: an array of struct sock_filter, eight bytes each.
 package enum SeccompFilter {
     /// The compiled standard profile, from the cache where it is there.
-    package static func standard(_ capabilities: Set<Capability>, cache: Int32?) throws(SeccompError) -> [UInt8] {
-        let name = "standard-\(SeccompProfile.standardVersion)-\(libraryVersion)-\(String(capabilities.mask, radix: 16))"
+    package static func standard(_ capabilities: Set<Capability>, cache: Int32?) throws(SeccompError)
+        -> [UInt8]
+    {
+        let name =
+            "standard-\(SeccompProfile.standardVersion)-\(libraryVersion)-\(String(capabilities.mask, radix: 16))"
         return try cached(name, cache) { () throws(SeccompError) in try compile(.standard(capabilities)) }
     }
 
@@ -38,7 +41,8 @@ package enum SeccompFilter {
     private static func cached(
         _ name: String, _ cache: Int32?, _ make: () throws(SeccompError) -> [UInt8]
     ) throws(SeccompError) -> [UInt8] {
-        if let cache, let bytes = try? readFile(name, at: cache, limit: maximumCount * 8 + 8), bytes.count > 8,
+        if let cache, let bytes = try? readFile(name, at: cache, limit: maximumCount * 8 + 8),
+            bytes.count > 8,
             bytes.count % 8 == 0
         {
             let filter = Array(bytes[8...])
@@ -83,12 +87,15 @@ package enum SeccompFilter {
         let filter = unknownCalls(arches, profile) + body
         guard filter.count / 8 <= maximumCount else {
             throw SeccompError(
-                "the seccomp profile makes \(filter.count / 8) instructions, the kernel takes \(maximumCount)")
+                "the seccomp profile makes \(filter.count / 8) instructions, the kernel takes \(maximumCount)"
+            )
         }
         return filter
     }
 
-    private static func context(_ profile: SeccompProfile, _ arch: UInt32) throws(SeccompError) -> scmp_filter_ctx? {
+    private static func context(_ profile: SeccompProfile, _ arch: UInt32) throws(SeccompError)
+        -> scmp_filter_ctx?
+    {
         guard let context = seccomp_init(code(profile.defaultAction)) else {
             throw SeccompError("libseccomp does not take the profile's defaultAction")
         }
@@ -140,7 +147,8 @@ package enum SeccompFilter {
         // The same rule twice, as with two capabilities that open one call.
         guard result == 0 || result == -EEXIST else {
             throw SeccompError(
-                "the seccomp rule for '\(printable(name))' cannot be used: \(String(cString: strerror(-result)))")
+                "the seccomp rule for '\(printable(name))' cannot be used: \(String(cString: strerror(-result)))"
+            )
         }
     }
 
@@ -169,7 +177,8 @@ package enum SeccompFilter {
     }
 
     private static func export(_ context: scmp_filter_ctx?) throws(SeccompError) -> [UInt8] {
-        let fd = Int32(ck_syscall(Int(CK_SYS_MEMFD), "seccomp".withCString { Int(bitPattern: $0) }, 1, 0, 0, 0, 0))
+        let fd = Int32(
+            ck_syscall(Int(CK_SYS_MEMFD), "seccomp".withCString { Int(bitPattern: $0) }, 1, 0, 0, 0, 0))
         guard fd >= 0 else { throw SeccompError("memfd_create: \(String(cString: strerror(Glibc.errno)))") }
         let file = OwnedFD(fd)
         let result = seccomp_export_bpf(context, file.raw)

@@ -6,7 +6,9 @@ package struct SeccompProfile: Sendable, Equatable {
         case trace(UInt16)
     }
 
-    package enum Comparison: Sendable, Equatable { case notEqual, less, lessOrEqual, equal, greaterOrEqual, greater, masked }
+    package enum Comparison: Sendable, Equatable {
+        case notEqual, less, lessOrEqual, equal, greaterOrEqual, greater, masked
+    }
 
     /// A condition on an argument, 0 to 5. For `masked`: argument & value == second.
     package struct Condition: Sendable, Equatable {

@@ -67,53 +67,53 @@ extension SeccompProfile {
              fgetxattr flistxattr fremovexattr fsetxattr getxattr lgetxattr listxattr llistxattr lremovexattr lsetxattr
             removexattr setxattr getxattrat listxattrat removexattrat setxattrat
             """
-            // Waiting for events.
-            + """
-             epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd
-            eventfd2 fanotify_mark inotify_add_watch inotify_init inotify_init1 inotify_rm_watch _newselect pipe pipe2 poll ppoll
-            ppoll_time64 pselect6 pselect6_time64 select signalfd signalfd4 io_cancel io_destroy io_getevents io_pgetevents
-            io_pgetevents_time64 io_setup io_submit
-            """
-            // Memory.
-            + """
-             brk madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mmap2 mprotect
-            mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect process_mrelease remap_file_pages
-            """
-            // Processes, threads and signals.
-            + """
-             alarm arch_prctl arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush capget capset execve execveat exit
-            exit_group fork futex futex_requeue futex_time64 futex_wait futex_waitv futex_wake getcpu getpgid getpgrp getpid
-            getppid getpriority getrandom getrlimit get_robust_list getrusage getsid get_thread_area gettid ioprio_get ioprio_set
-            kill landlock_add_rule landlock_create_ruleset landlock_restrict_self modify_ldt nanosleep pause pidfd_open
-            pidfd_send_signal prctl prlimit64 process_vm_readv process_vm_writev ptrace restart_syscall riscv_flush_icache
-            riscv_hwprobe rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
-            rt_sigtimedwait rt_sigtimedwait_time64 rt_tgsigqueueinfo sched_getaffinity sched_getattr sched_getparam
-            sched_get_priority_max sched_get_priority_min sched_getscheduler sched_rr_get_interval sched_rr_get_interval_time64
-            sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp setitimer getitimer setpgid
-            setpriority setrlimit set_robust_list setsid set_thread_area set_tid_address set_tls sigaltstack sigprocmask sigreturn
-            sync_file_range2 tgkill tkill ugetrlimit vfork wait4 waitid waitpid lsm_get_self_attr lsm_list_modules
-            lsm_set_self_attr
-            """
-            // Who one is.
-            + """
-             getegid getegid32 geteuid geteuid32 getgid getgid32 getgroups getgroups32 getresgid getresgid32 getresuid
-            getresuid32 getuid getuid32 setfsgid setfsgid32 setfsuid setfsuid32 setgid setgid32 setgroups setgroups32 setregid
-            setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreuid32 setuid setuid32 sysinfo uname
-            """
-            // Time.
-            + """
-             adjtimex clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64
-            clock_nanosleep clock_nanosleep_time64 gettimeofday time timer_create timer_delete timer_getoverrun timer_gettime
-            timer_gettime64 timer_settime timer_settime64 timerfd_create timerfd_gettime timerfd_gettime64 timerfd_settime
-            timerfd_settime64 times
-            """
-            // Sockets, and what processes say to each other.
-            + """
-             accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg recvmmsg_time64 recvmsg
-            send sendmmsg sendmsg sendto setsockopt shutdown socketcall socketpair ipc mq_getsetattr mq_notify mq_open
-            mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 mq_unlink msgctl msgget msgrcv msgsnd semctl
-            semget semop semtimedop semtimedop_time64 shmat shmctl shmdt shmget
-            """)
+                // Waiting for events.
+                + """
+                 epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd
+                eventfd2 fanotify_mark inotify_add_watch inotify_init inotify_init1 inotify_rm_watch _newselect pipe pipe2 poll ppoll
+                ppoll_time64 pselect6 pselect6_time64 select signalfd signalfd4 io_cancel io_destroy io_getevents io_pgetevents
+                io_pgetevents_time64 io_setup io_submit
+                """
+                // Memory.
+                + """
+                 brk madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mmap2 mprotect
+                mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect process_mrelease remap_file_pages
+                """
+                // Processes, threads and signals.
+                + """
+                 alarm arch_prctl arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush capget capset execve execveat exit
+                exit_group fork futex futex_requeue futex_time64 futex_wait futex_waitv futex_wake getcpu getpgid getpgrp getpid
+                getppid getpriority getrandom getrlimit get_robust_list getrusage getsid get_thread_area gettid ioprio_get ioprio_set
+                kill landlock_add_rule landlock_create_ruleset landlock_restrict_self modify_ldt nanosleep pause pidfd_open
+                pidfd_send_signal prctl prlimit64 process_vm_readv process_vm_writev ptrace restart_syscall riscv_flush_icache
+                riscv_hwprobe rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
+                rt_sigtimedwait rt_sigtimedwait_time64 rt_tgsigqueueinfo sched_getaffinity sched_getattr sched_getparam
+                sched_get_priority_max sched_get_priority_min sched_getscheduler sched_rr_get_interval sched_rr_get_interval_time64
+                sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp setitimer getitimer setpgid
+                setpriority setrlimit set_robust_list setsid set_thread_area set_tid_address set_tls sigaltstack sigprocmask sigreturn
+                sync_file_range2 tgkill tkill ugetrlimit vfork wait4 waitid waitpid lsm_get_self_attr lsm_list_modules
+                lsm_set_self_attr
+                """
+                // Who one is.
+                + """
+                 getegid getegid32 geteuid geteuid32 getgid getgid32 getgroups getgroups32 getresgid getresgid32 getresuid
+                getresuid32 getuid getuid32 setfsgid setfsgid32 setfsuid setfsuid32 setgid setgid32 setgroups setgroups32 setregid
+                setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreuid32 setuid setuid32 sysinfo uname
+                """
+                // Time.
+                + """
+                 adjtimex clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64
+                clock_nanosleep clock_nanosleep_time64 gettimeofday time timer_create timer_delete timer_getoverrun timer_gettime
+                timer_gettime64 timer_settime timer_settime64 timerfd_create timerfd_gettime timerfd_gettime64 timerfd_settime
+                timerfd_settime64 times
+                """
+                // Sockets, and what processes say to each other.
+                + """
+                 accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg recvmmsg_time64 recvmsg
+                send sendmmsg sendmsg sendto setsockopt shutdown socketcall socketpair ipc mq_getsetattr mq_notify mq_open
+                mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 mq_unlink msgctl msgget msgrcv msgsnd semctl
+                semget semop semtimedop semtimedop_time64 shmat shmctl shmdt shmget
+                """)
 
     /// Calls that are younger than the library may be. From 424 on a call has one number everywhere.
     static let young: [String: Int32] = [

@@ -1,8 +1,8 @@
 import ArgumentParser
 import Cgroups
 import Files
-import Kernel
 import Glibc
+import Kernel
 import OCI
 import Runtime
 import Store
@@ -84,7 +84,8 @@ func containerDocument(_ record: ContainerRecord, _ store: Store) -> JSON {
     let path = "containers/\(record.id)/config.json"
     let spec = (try? readFile(path, at: store.root, limit: 16 << 20)).flatMap { try? JSON(parsing: $0) }
     return [
-        "Id": .string(record.id), "Name": .string(record.name), "Created": .string(rfc3339(record.created) ?? ""),
+        "Id": .string(record.id), "Name": .string(record.name),
+        "Created": .string(rfc3339(record.created) ?? ""),
         "Image": .string(record.image), "Command": .array(record.command.map { .string($0) }),
         "State": [
             "Status": .string(record.status.rawValue), "Running": .bool(record.status == .running),

@@ -11,8 +11,11 @@ import SystemPackage
 /// `imgbox doctor`
 struct DoctorCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "doctor", abstract: "Check what this machine can do for containers, and how to mend what it cannot.",
-        discussion: "The exit code is 1 when something that imgbox needs is missing; what is only better to have does not count.")
+        commandName: "doctor",
+        abstract: "Check what this machine can do for containers, and how to mend what it cannot.",
+        discussion:
+            "The exit code is 1 when something that imgbox needs is missing; what is only better to have does not count."
+    )
 
     @OptionGroup var store: RootOption
 
@@ -52,9 +55,13 @@ struct Doctor {
         var list = [kernel(facts), storage(facts), overlay(facts), owners(facts)]
         list += ids()
         list += groups()
-        list += [seccomp(), device("/dev/net/tun", "tun", "rootless networks need it: modprobe tun; chmod 666 /dev/net/tun")]
+        list += [
+            seccomp(),
+            device("/dev/net/tun", "tun", "rootless networks need it: modprobe tun; chmod 666 /dev/net/tun"),
+        ]
         list.append(
-            device("/dev/loop-control", "loop devices", "--disk-size needs them: modprobe loop", rootOnly: true))
+            device(
+                "/dev/loop-control", "loop devices", "--disk-size needs them: modprobe loop", rootOnly: true))
         list.append(
             module("nf_tables", "nftables", "networks with NAT need it: modprobe nf_tables"))
         return list
@@ -64,7 +71,8 @@ struct Doctor {
         let found = "Linux \(facts.kernel.major).\(facts.kernel.minor)"
         if facts.kernel < KernelVersion(5, 12) {
             return Check(
-                subject: "kernel", state: .better, found: "\(found): no mount calls, so no user namespaces by default",
+                subject: "kernel", state: .better,
+                found: "\(found): no mount calls, so no user namespaces by default",
                 remedy: "5.19 or newer shares layers between ids")
         }
         return Check(subject: "kernel", state: .ok, found: found)
@@ -82,7 +90,9 @@ struct Doctor {
     private func overlay(_ facts: HostFacts) -> Check {
         let known = SubordinateIDs.read("/proc/filesystems").contains("overlay")
         if !known {
-            return Check(subject: "overlay", state: .missing, found: "not in /proc/filesystems", remedy: "modprobe overlay")
+            return Check(
+                subject: "overlay", state: .missing, found: "not in /proc/filesystems",
+                remedy: "modprobe overlay")
         }
         if RootOption.isOrdinaryUser, facts.kernel < KernelVersion(5, 11) {
             return Check(
@@ -94,11 +104,13 @@ struct Doctor {
 
     private func owners(_ facts: HostFacts) -> Check {
         guard !RootOption.isOrdinaryUser else {
-            return Check(subject: "idmapped layers", state: .ok, found: "not needed: layers have your own ids")
+            return Check(
+                subject: "idmapped layers", state: .ok, found: "not needed: layers have your own ids")
         }
         guard facts.mapsLayers else {
             return Check(
-                subject: "idmapped layers", state: .better, found: "not on this kernel: each container gets a copy of its image",
+                subject: "idmapped layers", state: .better,
+                found: "not on this kernel: each container gets a copy of its image",
                 remedy: "Linux 5.19 or newer, or --userns host")
         }
         return Check(subject: "idmapped layers", state: .ok, found: "yes")
@@ -106,7 +118,9 @@ struct Doctor {
 
     private func ids() -> [Check] {
         guard RootOption.isOrdinaryUser else {
-            return [Check(subject: "ids", state: .ok, found: "65536 for each container, of 536870912-1879048191")]
+            return [
+                Check(subject: "ids", state: .ok, found: "65536 for each container, of 536870912-1879048191")
+            ]
         }
         let ranges = OwnNamespace.ranges(of: RootOption.caller)
         var list: [Check] = []
@@ -150,19 +164,22 @@ struct Doctor {
                 Check(
                     subject: "cgroups", state: .better, found: "\(kind), nothing delegated to you: no limits",
                     remedy: all.unified?.controllers.isEmpty == false && versions == [2]
-                        ? "systemd-run --user --scope -p Delegate=yes imgbox ..." : "limits need root on a host with v1")
+                        ? "systemd-run --user --scope -p Delegate=yes imgbox ..."
+                        : "limits need root on a host with v1")
             ]
         }
         let wanted = ["cpu", "cpuset", "memory", "pids", "io", "blkio", "devices", "hugetlb"]
         var list = wanted.compactMap { name -> Check? in
             guard let hierarchy = host.hierarchy(of: name) else { return nil }
             return Check(
-                subject: "cgroup \(name)", state: .ok, found: "v\(hierarchy.version) at \(hierarchy.mountPoint)")
+                subject: "cgroup \(name)", state: .ok,
+                found: "v\(hierarchy.version) at \(hierarchy.mountPoint)")
         }
         for name in ["cpu", "memory", "pids"] where host.hierarchy(of: name) == nil {
             list.append(
                 Check(
-                    subject: "cgroup \(name)", state: .better, found: "not \(RootOption.isOrdinaryUser ? "delegated" : "there")",
+                    subject: "cgroup \(name)", state: .better,
+                    found: "not \(RootOption.isOrdinaryUser ? "delegated" : "there")",
                     remedy: RootOption.isOrdinaryUser
                         ? "as root: systemctl edit user@.service, with [Service] Delegate=cpu cpuset io memory pids"
                         : "see cgroup_disable= in /proc/cmdline"))
@@ -177,13 +194,16 @@ struct Doctor {
             remedy: there ? "" : "a kernel with CONFIG_SECCOMP_FILTER, or --security-opt seccomp=unconfined")
     }
 
-    private func device(_ path: String, _ subject: String, _ remedy: String, rootOnly: Bool = false) -> Check {
+    private func device(_ path: String, _ subject: String, _ remedy: String, rootOnly: Bool = false) -> Check
+    {
         if rootOnly, RootOption.isOrdinaryUser {
             return Check(subject: subject, state: .ok, found: "not for ordinary users")
         }
         let fd = Glibc.open(path, O_RDWR | O_CLOEXEC)
         guard fd >= 0 else {
-            return Check(subject: subject, state: .better, found: "\(path): \(String(cString: strerror(errno)))", remedy: remedy)
+            return Check(
+                subject: subject, state: .better, found: "\(path): \(String(cString: strerror(errno)))",
+                remedy: remedy)
         }
         close(fd)
         return Check(subject: subject, state: .ok, found: path)
@@ -193,9 +213,11 @@ struct Doctor {
         // A socket of the protocol loads the module where it may.
         let fd = socket(AF_NETLINK, Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 12)
         defer { if fd >= 0 { close(fd) } }
-        let there = fd >= 0 && (access("/sys/module/\(name)", F_OK) == 0 || access("/proc/net/netfilter", F_OK) == 0)
+        let there =
+            fd >= 0 && (access("/sys/module/\(name)", F_OK) == 0 || access("/proc/net/netfilter", F_OK) == 0)
         return Check(
-            subject: subject, state: there ? .ok : .better, found: there ? "yes" : "not loaded", remedy: there ? "" : remedy)
+            subject: subject, state: there ? .ok : .better, found: there ? "yes" : "not loaded",
+            remedy: there ? "" : remedy)
     }
 }
 
@@ -204,7 +226,9 @@ enum MappingProbe {
     static func works() -> Bool {
         let id = [IDExtent(inside: 0, outside: RootOption.caller, count: 1)]
         // The gid map of a user is refused without giving up setgroups first, but the namespace is there by then.
-        do throws(FileError) { _ = try MappingNamespace(uid: id, gid: id) } catch { return !error.call.hasPrefix("clone") }
+        do throws(FileError) { _ = try MappingNamespace(uid: id, gid: id) } catch {
+            return !error.call.hasPrefix("clone")
+        }
         return true
     }
 }

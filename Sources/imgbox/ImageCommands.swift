@@ -92,7 +92,9 @@ struct InspectCommand: ParsableCommand {
     @Argument(help: "Containers and images, by name or id.")
     var names: [String]
 
-    @Option(help: ArgumentHelp("container or image (default: a container where there is one).", valueName: "type"))
+    @Option(
+        help: ArgumentHelp("container or image (default: a container where there is one).", valueName: "type")
+    )
     var type: InspectedType?
 
     @Option(help: ArgumentHelp("The platform, if not this machine's.", valueName: "platform"))
@@ -102,7 +104,9 @@ struct InspectCommand: ParsableCommand {
         let store = try self.store.open()
         let wanted = try platform.map { try Platform(parsing: $0) }
         let list = try names.map { name -> JSON in
-            if type != .image, let record = try container(name, store) { return containerDocument(record, store) }
+            if type != .image, let record = try container(name, store) {
+                return containerDocument(record, store)
+            }
             return try document(store.resolve(name, platform: wanted), store)
         }
         writeText(JSON.array(list).pretty() + "\n", to: 1)

@@ -5,16 +5,24 @@ struct LimitFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Processor time, in processors: 0.5 is half of one.", valueName: "number"))
     var cpus: String?
 
-    @Option(parsing: .unconditional, help: ArgumentHelp("Processor time in each period, in microseconds.", valueName: "us"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("Processor time in each period, in microseconds.", valueName: "us"))
     var cpuQuota: String?
 
     @Option(help: ArgumentHelp("The period, in microseconds (default: 100000).", valueName: "us"))
     var cpuPeriod: String?
 
-    @Option(name: [.customShort("c", allowingJoined: true), .long], help: ArgumentHelp("A share of the processor relative to others: 2 to 262144 (others have 1024).", valueName: "shares"))
+    @Option(
+        name: [.customShort("c", allowingJoined: true), .long],
+        help: ArgumentHelp(
+            "A share of the processor relative to others: 2 to 262144 (others have 1024).",
+            valueName: "shares"))
     var cpuShares: String?
 
-    @Option(help: ArgumentHelp("The same in the words of cgroup v2: 1 to 10000 (others have 100).", valueName: "weight"))
+    @Option(
+        help: ArgumentHelp(
+            "The same in the words of cgroup v2: 1 to 10000 (others have 100).", valueName: "weight"))
     var cpuWeight: String?
 
     @Option(help: ArgumentHelp("Run on these processors only: 0-3,5.", valueName: "list"))
@@ -23,34 +31,53 @@ struct LimitFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Take memory of these NUMA nodes only.", valueName: "list"))
     var cpusetMems: String?
 
-    @Option(name: [.customShort("m", allowingJoined: true), .long], help: ArgumentHelp("The most memory: 256m.", valueName: "size"))
+    @Option(
+        name: [.customShort("m", allowingJoined: true), .long],
+        help: ArgumentHelp("The most memory: 256m.", valueName: "size"))
     var memory: String?
 
-    @Option(parsing: .unconditional, help: ArgumentHelp("The most memory and swap together; -1: unlimited swap (default: twice --memory).", valueName: "size"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp(
+            "The most memory and swap together; -1: unlimited swap (default: twice --memory).",
+            valueName: "size"))
     var memorySwap: String?
 
-    @Option(help: ArgumentHelp("Memory that is left alone while others can give some back.", valueName: "size"))
+    @Option(
+        help: ArgumentHelp("Memory that is left alone while others can give some back.", valueName: "size"))
     var memoryReservation: String?
 
-    @Option(help: ArgumentHelp("From here on allocation is slowed down, and nothing killed (cgroup v2).", valueName: "size"))
+    @Option(
+        help: ArgumentHelp(
+            "From here on allocation is slowed down, and nothing killed (cgroup v2).", valueName: "size"))
     var memoryHigh: String?
 
-    @Option(help: ArgumentHelp("How readily memory is swapped out: 0 to 100 (cgroup v1).", valueName: "number"))
+    @Option(
+        help: ArgumentHelp("How readily memory is swapped out: 0 to 100 (cgroup v1).", valueName: "number"))
     var memorySwappiness: String?
 
-    @Option(parsing: .unconditional, help: ArgumentHelp("The most processes and threads; -1: unlimited (default: 2048).", valueName: "number"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp(
+            "The most processes and threads; -1: unlimited (default: 2048).", valueName: "number"))
     var pidsLimit: String?
 
     @Option(help: ArgumentHelp("A share of block io relative to others: 10 to 1000.", valueName: "weight"))
     var blkioWeight: String?
 
-    @Option(parsing: .unconditional, help: ArgumentHelp("How readily the kernel kills it when the host is out of memory: -1000 to 1000.", valueName: "number"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp(
+            "How readily the kernel kills it when the host is out of memory: -1000 to 1000.",
+            valueName: "number"))
     var oomScoreAdj: String?
 
     @Option(help: ArgumentHelp("The most that the container's own layer can hold.", valueName: "size"))
     var diskSize: String?
 
-    @Option(help: ArgumentHelp("Make the container's cgroups below this group (default: /imgbox).", valueName: "group"))
+    @Option(
+        help: ArgumentHelp(
+            "Make the container's cgroups below this group (default: /imgbox).", valueName: "group"))
     var cgroupParent: String?
 
     @Option(help: ArgumentHelp("Bytes a second that can be read from a disk.", valueName: "DEVICE:RATE"))
@@ -95,7 +122,7 @@ struct LimitFlags: ParsableArguments {
             ("--blkio-weight", blkioWeight),
             ("--oom-score-adj", oomScoreAdj),
             ("--disk-size", diskSize),
-            ("--cgroup-parent", cgroupParent)
+            ("--cgroup-parent", cgroupParent),
         ]
         for case (let name, let value?) in single { words.limits[name] = [value] }
         let lists = [
@@ -105,7 +132,7 @@ struct LimitFlags: ParsableArguments {
             ("--device-write-iops", deviceWriteIops),
             ("--device", device),
             ("--device-cgroup-rule", deviceCgroupRule),
-            ("--hugetlb", hugetlb)
+            ("--hugetlb", hugetlb),
         ]
         for (name, values) in lists where !values.isEmpty { words.limits[name] = values }
         words.oomKillDisable = oomKillDisable

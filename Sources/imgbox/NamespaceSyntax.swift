@@ -32,10 +32,13 @@ enum NamespaceSyntax {
     private static func users(_ words: RunWords) throws -> UserNamespaceChoice {
         let hasMaps = !words.uidmap.isEmpty || !words.gidmap.isEmpty
         let hasNames = words.subuidname != nil || words.subgidname != nil
-        let given = [(words.userns != nil, "--userns"), (hasMaps, "--uidmap and --gidmap"), (hasNames, "--subuidname")]
-            .filter(\.0).map(\.1)
+        let given = [
+            (words.userns != nil, "--userns"), (hasMaps, "--uidmap and --gidmap"), (hasNames, "--subuidname"),
+        ]
+        .filter(\.0).map(\.1)
         guard given.count <= 1 else {
-            throw UsageError("\(given[0]) cannot be combined with \(given[1]): each says which ids the container has")
+            throw UsageError(
+                "\(given[0]) cannot be combined with \(given[1]): each says which ids the container has")
         }
         if hasMaps {
             let uid = try words.uidmap.map { try line($0, "--uidmap") }
@@ -69,7 +72,8 @@ enum NamespaceSyntax {
         var (uid, gid): (UInt32?, UInt32?)
         for field in text.dropFirst("keep-id:".count).split(separator: ",") {
             let parts = field.split(separator: "=", maxSplits: 1)
-            guard parts.count == 2, let id = UInt32(parts[1]), id < .max, ["uid", "gid"].contains(parts[0]) else {
+            guard parts.count == 2, let id = UInt32(parts[1]), id < .max, ["uid", "gid"].contains(parts[0])
+            else {
                 throw UsageError("--userns: '\(printable(text))' is no keep-id:uid=N,gid=N")
             }
             if parts[0] == "uid" { uid = id } else { gid = id }
@@ -79,9 +83,11 @@ enum NamespaceSyntax {
 
     private static func line(_ text: String, _ flag: String) throws -> IDExtent {
         let numbers = text.split(separator: ":", omittingEmptySubsequences: false).map { UInt32($0) }
-        guard numbers.count == 3, let inside = numbers[0], let outside = numbers[1], let count = numbers[2] else {
+        guard numbers.count == 3, let inside = numbers[0], let outside = numbers[1], let count = numbers[2]
+        else {
             throw UsageError(
-                "\(flag): '\(printable(text))' is no INSIDE:OUTSIDE:COUNT", hint: "for example 0:100000:65536")
+                "\(flag): '\(printable(text))' is no INSIDE:OUTSIDE:COUNT", hint: "for example 0:100000:65536"
+            )
         }
         return IDExtent(inside: inside, outside: outside, count: count)
     }
@@ -89,7 +95,8 @@ enum NamespaceSyntax {
     /// `3600`, `-5d`, `1h30m`, `1.5`.
     private static func seconds(_ text: String) throws -> (seconds: Int64, nanoseconds: UInt32) {
         let wrong = UsageError(
-            "--time-offset: '\(printable(text))' is no time", hint: "give seconds, or numbers with d, h, m and s: 1h30m")
+            "--time-offset: '\(printable(text))' is no time",
+            hint: "give seconds, or numbers with d, h, m and s: 1h30m")
         var rest = text[...]
         let isNegative = rest.hasPrefix("-")
         if isNegative || rest.hasPrefix("+") { rest = rest.dropFirst() }

@@ -28,7 +28,9 @@ struct PlanPrinter {
             let actor = step.actor == .child ? "" : "[imgbox] "
             result += "\(number)\(columns)  \(actor)\(wording.title)\n"
             result += "     why: \(wording.reason)\n     $ \(wording.shell)\n"
-            if index == failed { result += "     FAILED: this step, number \(index + 1) of \(plan.steps.count)\n" }
+            if index == failed {
+                result += "     FAILED: this step, number \(index + 1) of \(plan.steps.count)\n"
+            }
         }
         for note in plan.notes { result += "note: \(note)\n" }
         return result

@@ -15,7 +15,8 @@ struct ResourceSyntax {
         options.resources.oomKillDisabled = words.oomKillDisable
         if words.oomKillDisable, options.resources.memory == nil {
             throw UsageError(
-                "--oom-kill-disable without --memory could stop the whole host", hint: "give a --memory limit as well")
+                "--oom-kill-disable without --memory could stop the whole host",
+                hint: "give a --memory limit as well")
         }
         try syntax.applyBlock(to: &options.resources)
         if let text = syntax.value("--pids-limit") {
@@ -28,7 +29,9 @@ struct ResourceSyntax {
         if let text = syntax.value("--disk-size") {
             let size = try byteCount(text, flag: "--disk-size")
             guard size >= 1 << 20 else {
-                throw UsageError("--disk-size: '\(printable(text))' is too small for a file system", hint: "give 1m or more")
+                throw UsageError(
+                    "--disk-size: '\(printable(text))' is too small for a file system",
+                    hint: "give 1m or more")
             }
             options.diskSize = size
         }
@@ -62,12 +65,14 @@ struct ResourceSyntax {
         }
         if let text = value("--cpus") {
             guard resources.cpuQuota == nil else {
-                throw UsageError("--cpus cannot be combined with --cpu-quota: both say how much processor time there is")
+                throw UsageError(
+                    "--cpus cannot be combined with --cpu-quota: both say how much processor time there is")
             }
             let there = Double(sysconf(Int32(_SC_NPROCESSORS_ONLN)))
             guard let number = Double(text), number >= 0.01, number <= there else {
                 throw UsageError(
-                    "--cpus: '\(printable(text))' is no number from 0.01 to \(Int(there)), the processors of this machine")
+                    "--cpus: '\(printable(text))' is no number from 0.01 to \(Int(there)), the processors of this machine"
+                )
             }
             resources.cpuQuota = max(1000, Int64((number * Double(resources.cpuPeriod ?? 100_000)).rounded()))
             if resources.cpuPeriod == nil { resources.cpuPeriod = 100_000 }
@@ -79,7 +84,8 @@ struct ResourceSyntax {
         }
         if let text = value("--cpu-weight") {
             guard resources.cpuShares == nil else {
-                throw UsageError("--cpu-weight cannot be combined with --cpu-shares: they are two words for one thing")
+                throw UsageError(
+                    "--cpu-weight cannot be combined with --cpu-shares: they are two words for one thing")
             }
             resources.cpuWeight = UInt64(try integer(text, "--cpu-weight", 1...10_000))
         }
@@ -93,7 +99,8 @@ struct ResourceSyntax {
             throw UsageError("\(flag): '\(printable(text))' is no list of numbers", hint: "for example 0-2,5")
         }
         let bytes = (try? readFile(file, limit: 4096)) ?? Array("0".utf8)
-        let there = String(decoding: bytes, as: UTF8.self).split(separator: "\n").first.map(String.init) ?? "0"
+        let there =
+            String(decoding: bytes, as: UTF8.self).split(separator: "\n").first.map(String.init) ?? "0"
         let missing = wanted.subtracting(cpuList(there) ?? [])
         guard missing.isEmpty else {
             throw UsageError(
@@ -109,7 +116,9 @@ struct ResourceSyntax {
         guard let text = value(flag) else { return nil }
         if unlimited, text == "-1" { return -1 }
         let size = try byteCount(text, flag: flag)
-        guard size > 0 else { throw UsageError("\(flag): 0 is no limit", hint: "leave the flag out for no limit") }
+        guard size > 0 else {
+            throw UsageError("\(flag): 0 is no limit", hint: "leave the flag out for no limit")
+        }
         return size
     }
 
@@ -123,14 +132,17 @@ struct ResourceSyntax {
         resources.memorySwap = try size("--memory-swap", unlimited: true)
         if let swap = resources.memorySwap {
             guard let memory = resources.memory else {
-                throw UsageError("--memory-swap counts memory and swap together, so --memory must be given as well")
+                throw UsageError(
+                    "--memory-swap counts memory and swap together, so --memory must be given as well")
             }
             guard swap < 0 || swap >= memory else {
-                throw UsageError("--memory-swap is memory and swap together, and cannot be less than --memory")
+                throw UsageError(
+                    "--memory-swap is memory and swap together, and cannot be less than --memory")
             }
         }
         resources.memoryReservation = try size("--memory-reservation")
-        if let reservation = resources.memoryReservation, let memory = resources.memory, reservation > memory {
+        if let reservation = resources.memoryReservation, let memory = resources.memory, reservation > memory
+        {
             throw UsageError("--memory-reservation cannot be more than --memory")
         }
         resources.memoryHigh = try size("--memory-high")
@@ -140,7 +152,8 @@ struct ResourceSyntax {
         for text in values("--hugetlb") {
             let parts = text.split(separator: text.contains("=") ? "=" : ":", maxSplits: 1).map(String.init)
             guard parts.count == 2 else {
-                throw UsageError("--hugetlb: '\(printable(text))' is no PAGESIZE=LIMIT", hint: "for example 2m=64m")
+                throw UsageError(
+                    "--hugetlb: '\(printable(text))' is no PAGESIZE=LIMIT", hint: "for example 2m=64m")
             }
             let page = try byteCount(parts[0], flag: "--hugetlb")
             let limit = try byteCount(parts[1], flag: "--hugetlb")
@@ -191,12 +204,15 @@ struct ResourceSyntax {
         try values(flag).map { text in
             let parts = text.split(separator: ":", maxSplits: 1).map(String.init)
             guard parts.count == 2 else {
-                throw UsageError("\(flag): '\(printable(text))' is no DEVICE:RATE", hint: "for example /dev/sda:1m")
+                throw UsageError(
+                    "\(flag): '\(printable(text))' is no DEVICE:RATE", hint: "for example /dev/sda:1m")
             }
-            let rate = isSize ? try byteCount(parts[1], flag: flag) : try integer(parts[1], flag, 1...(1 << 40))
+            let rate =
+                isSize ? try byteCount(parts[1], flag: flag) : try integer(parts[1], flag, 1...(1 << 40))
             guard rate > 0 else { throw UsageError("\(flag): a rate of 0 would stop everything") }
             guard let info = (try? status(of: parts[0], at: currentDirectory, follow: true)) ?? nil else {
-                throw UsageError("\(flag): there is no '\(printable(parts[0]))'", hint: "the disks are listed by lsblk")
+                throw UsageError(
+                    "\(flag): there is no '\(printable(parts[0]))'", hint: "the disks are listed by lsblk")
             }
             guard info.kind == .blockDevice else {
                 throw UsageError("\(flag): '\(printable(parts[0]))' is no block device")
@@ -209,12 +225,14 @@ struct ResourceSyntax {
     /// The kernel counts by disk: for a partition the disk that it is on.
     private static func disk(of node: (major: UInt32, minor: UInt32)) -> (major: UInt32, minor: UInt32) {
         let path = "/sys/dev/block/\(node.major):\(node.minor)"
-        guard access("\(path)/partition", F_OK) == 0, let bytes = try? readFile("\(path)/../dev", limit: 64) else {
+        guard access("\(path)/partition", F_OK) == 0, let bytes = try? readFile("\(path)/../dev", limit: 64)
+        else {
             return node
         }
-        let numbers = String(decoding: bytes, as: UTF8.self).split(whereSeparator: { !$0.isNumber }).compactMap {
-            UInt32($0)
-        }
+        let numbers = String(decoding: bytes, as: UTF8.self).split(whereSeparator: { !$0.isNumber })
+            .compactMap {
+                UInt32($0)
+            }
         return numbers.count == 2 ? (numbers[0], numbers[1]) : node
     }
 
@@ -224,7 +242,8 @@ struct ResourceSyntax {
         let parts = text.split(separator: "/")
         guard !parts.isEmpty, !parts.contains(".."), !parts.contains("."), !text.contains("\n") else {
             throw UsageError(
-                "--cgroup-parent: '\(printable(text))' is no group", hint: "for example /builds, without '..'")
+                "--cgroup-parent: '\(printable(text))' is no group", hint: "for example /builds, without '..'"
+            )
         }
         return "/" + parts.joined(separator: "/")
     }
@@ -233,23 +252,28 @@ struct ResourceSyntax {
         for text in values("--device") {
             var parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
             var access = "rwm"
-            if parts.count > 1, let last = parts.last, !last.isEmpty, last.allSatisfy({ "rwm".contains($0) }) {
+            if parts.count > 1, let last = parts.last, !last.isEmpty, last.allSatisfy({ "rwm".contains($0) })
+            {
                 access = last
                 parts.removeLast()
             }
             let target = parts.count > 1 ? parts[1] : parts.first ?? ""
             guard (1...2).contains(parts.count), parts[0].hasPrefix("/") else {
                 throw UsageError(
-                    "--device: '\(printable(text))' is no SOURCE[:TARGET][:rwm]", hint: "for example /dev/fuse:/dev/fuse:rw")
+                    "--device: '\(printable(text))' is no SOURCE[:TARGET][:rwm]",
+                    hint: "for example /dev/fuse:/dev/fuse:rw")
             }
-            guard target.hasPrefix("/dev/"), !target.split(separator: "/").contains(".."), target.utf8.count > 5 else {
+            guard target.hasPrefix("/dev/"), !target.split(separator: "/").contains(".."),
+                target.utf8.count > 5
+            else {
                 throw UsageError("--device: '\(printable(target))' is no place below /dev")
             }
             guard let info = (try? status(of: parts[0], at: currentDirectory, follow: true)) ?? nil else {
                 throw UsageError("--device: there is no '\(printable(parts[0]))'")
             }
             guard info.kind == .characterDevice || info.kind == .blockDevice else {
-                throw UsageError("--device: '\(printable(parts[0]))' is no device", hint: "files are given with -v")
+                throw UsageError(
+                    "--device: '\(printable(parts[0]))' is no device", hint: "files are given with -v")
             }
             let type: Character = info.kind == .blockDevice ? "b" : "c"
             options.devices.append(
@@ -258,17 +282,21 @@ struct ResourceSyntax {
                     mode: info.permissions, uid: 0, gid: 0))
             options.deviceSources[target] = parts[0]
             options.deviceRules.append(
-                .init(allow: true, type: type, major: info.node.major, minor: info.node.minor, access: access))
+                .init(allow: true, type: type, major: info.node.major, minor: info.node.minor, access: access)
+            )
         }
         for text in values("--device-cgroup-rule") { options.deviceRules.append(try rule(text)) }
     }
 
     private func rule(_ text: String) throws -> Resources.DeviceRule {
         let wrong = UsageError(
-            "--device-cgroup-rule: '\(printable(text))' is no rule", hint: "the form is 'c 10:229 rwm', with * for any number")
+            "--device-cgroup-rule: '\(printable(text))' is no rule",
+            hint: "the form is 'c 10:229 rwm', with * for any number")
         let parts = text.split(separator: " ").map(String.init)
         if parts == ["a"] { return .init(allow: true, type: "a", major: nil, minor: nil, access: "rwm") }
-        guard parts.count == 3, ["a", "b", "c"].contains(parts[0]), parts[2].allSatisfy({ "rwm".contains($0) }) else {
+        guard parts.count == 3, ["a", "b", "c"].contains(parts[0]),
+            parts[2].allSatisfy({ "rwm".contains($0) })
+        else {
             throw wrong
         }
         let numbers = parts[1].split(separator: ":", omittingEmptySubsequences: false).map(String.init)
@@ -279,7 +307,8 @@ struct ResourceSyntax {
             return number
         }
         return .init(
-            allow: true, type: Character(parts[0]), major: try number(numbers[0]), minor: try number(numbers[1]),
+            allow: true, type: Character(parts[0]), major: try number(numbers[0]),
+            minor: try number(numbers[1]),
             access: parts[2])
     }
 }

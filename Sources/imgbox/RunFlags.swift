@@ -59,7 +59,8 @@ struct ProcessFlags: ParsableArguments {
 struct FileFlags: ParsableArguments {
     @Option(
         name: [.customShort("v", allowingJoined: true), .long],
-        help: ArgumentHelp("Show a file or directory of the host inside.", valueName: "SOURCE:TARGET[:OPTIONS]"))
+        help: ArgumentHelp(
+            "Show a file or directory of the host inside.", valueName: "SOURCE:TARGET[:OPTIONS]"))
     var volume: [String] = []
 
     @Option(
@@ -141,7 +142,9 @@ struct NamespaceFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Processes: host or container:ID.", valueName: "ns"))
     var pid: String?
 
-    @Option(help: ArgumentHelp("Message queues, semaphores and shared memory: host, private or container:ID.", valueName: "ns"))
+    @Option(
+        help: ArgumentHelp(
+            "Message queues, semaphores and shared memory: host, private or container:ID.", valueName: "ns"))
     var ipc: String?
 
     @Option(help: ArgumentHelp("The host name: host.", valueName: "ns"))
@@ -170,7 +173,8 @@ struct NamespaceFlags: ParsableArguments {
 
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("Move the monotonic clock and the time since boot: 3600, -5d, 1h30m.", valueName: "time"))
+        help: ArgumentHelp(
+            "Move the monotonic clock and the time since boot: 3600, -5d, 1h30m.", valueName: "time"))
     var timeOffset: String?
 
     func fill(_ words: inout RunWords) {
@@ -213,7 +217,8 @@ struct RightsFlags: ParsableArguments {
     @Flag(help: "All capabilities and devices, nothing hidden, no filter, no ids of its own.")
     var privileged = false
 
-    @Option(help: ArgumentHelp("Let the command inherit this many descriptors from 3 on.", valueName: "count"))
+    @Option(
+        help: ArgumentHelp("Let the command inherit this many descriptors from 3 on.", valueName: "count"))
     var preserveFds: Int = 0
 
     func fill(_ words: inout RunWords) {

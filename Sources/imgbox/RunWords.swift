@@ -193,10 +193,14 @@ extension RunWords {
 
     /// Flags about limits with one value, and those that can be given several times.
     static let singleLimits = [
-        "--cpus", "--cpu-quota", "--cpu-period", "--cpu-shares", "--cpu-weight", "--cpuset-cpus", "--cpuset-mems", "--memory", "--memory-swap", "--memory-reservation", "--memory-high", "--memory-swappiness", "--pids-limit", "--blkio-weight", "--oom-score-adj", "--disk-size", "--cgroup-parent",
+        "--cpus", "--cpu-quota", "--cpu-period", "--cpu-shares", "--cpu-weight", "--cpuset-cpus",
+        "--cpuset-mems", "--memory", "--memory-swap", "--memory-reservation", "--memory-high",
+        "--memory-swappiness", "--pids-limit", "--blkio-weight", "--oom-score-adj", "--disk-size",
+        "--cgroup-parent",
     ]
     static let listedLimits = [
-        "--device-read-bps", "--device-write-bps", "--device-read-iops", "--device-write-iops", "--device", "--device-cgroup-rule", "--hugetlb",
+        "--device-read-bps", "--device-write-bps", "--device-read-iops", "--device-write-iops", "--device",
+        "--device-cgroup-rule", "--hugetlb",
     ]
 }
 

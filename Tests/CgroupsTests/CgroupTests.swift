@@ -16,13 +16,18 @@ import Testing
     static let own = "4:name=systemd:/a\n3:memory:/x/y\n2:cpu,cpuacct:/\n0::/s\n"
 
     @Test func findsEachControllerWhereItIs() {
-        let host = CgroupHost(mounts: Array(Self.mounts.utf8), own: Array(Self.own.utf8), parent: "/p") { _ in ["hugetlb"] }
+        let host = CgroupHost(mounts: Array(Self.mounts.utf8), own: Array(Self.own.utf8), parent: "/p") { _ in
+            ["hugetlb"]
+        }
         #expect(
             host.hierarchies == [
                 .init(
-                    version: 1, mountPoint: "/sys/fs/cgroup/cpu and", controllers: ["cpu", "cpuacct"], own: "/"),
+                    version: 1, mountPoint: "/sys/fs/cgroup/cpu and", controllers: ["cpu", "cpuacct"],
+                    own: "/"),
                 .init(version: 1, mountPoint: "/sys/fs/cgroup/memory", controllers: ["memory"], own: "/x/y"),
-                .init(version: 1, mountPoint: "/sys/fs/cgroup/systemd", controllers: ["name=systemd"], own: "/a"),
+                .init(
+                    version: 1, mountPoint: "/sys/fs/cgroup/systemd", controllers: ["name=systemd"], own: "/a"
+                ),
                 .init(version: 2, mountPoint: "/sys/fs/cgroup/unified", controllers: ["hugetlb"], own: "/s"),
             ])
         #expect(host.hierarchy(of: "cpuacct")?.version == 1)
@@ -31,7 +36,9 @@ import Testing
     }
 
     @Test func everyContainerHasAGroupOfV2WhereThereIsOne() {
-        let host = CgroupHost(mounts: Array(Self.mounts.utf8), own: Array(Self.own.utf8), parent: "/p") { _ in [] }
+        let host = CgroupHost(mounts: Array(Self.mounts.utf8), own: Array(Self.own.utf8), parent: "/p") { _ in
+            []
+        }
         let group = CgroupGroup(host, path: "/p/id", resources: Resources())
         #expect(group.directories.map(\.absolute).contains("/sys/fs/cgroup/unified/p/id"))
         #expect(!group.directories.map(\.absolute).contains("/sys/fs/cgroup/systemd/p/id"))
@@ -50,7 +57,8 @@ import Testing
     static let new = CgroupHost(
         [
             .init(
-                version: 2, mountPoint: "/c", controllers: ["cpu", "memory", "pids", "io", "cpuset", "hugetlb"],
+                version: 2, mountPoint: "/c",
+                controllers: ["cpu", "memory", "pids", "io", "cpuset", "hugetlb"],
                 own: "/")
         ], parent: "/p")
 
@@ -75,17 +83,24 @@ import Testing
             #expect(try Self.writes(Self.new, change) == new)
         }
         try check(
-            { $0.cpuQuota = 20_000; $0.cpuPeriod = 50_000 }, ["cpu.cfs_period_us=50000", "cpu.cfs_quota_us=20000"],
+            {
+                $0.cpuQuota = 20_000; $0.cpuPeriod = 50_000
+            }, ["cpu.cfs_period_us=50000", "cpu.cfs_quota_us=20000"],
             ["cpu.max=20000 50000"])
-        try check({ $0.cpuQuota = -1 }, ["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=-1"], ["cpu.max=max 100000"])
+        try check(
+            { $0.cpuQuota = -1 }, ["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=-1"], ["cpu.max=max 100000"])
         try check({ $0.cpuShares = 512 }, ["cpu.shares=512"], ["cpu.weight=59"])
         try check({ $0.cpuWeight = 100 }, ["cpu.shares=1024"], ["cpu.weight=100"])
         try check({ $0.cpus = "0-1" }, ["cpuset.cpus=0-1"], ["cpuset.cpus=0-1"])
         try check(
-            { $0.memory = 100; $0.memorySwap = 300 }, ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=300"],
+            {
+                $0.memory = 100; $0.memorySwap = 300
+            }, ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=300"],
             ["memory.max=100", "memory.swap.max=200"])
         try check(
-            { $0.memory = 100; $0.memorySwap = -1 }, ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=-1"],
+            {
+                $0.memory = 100; $0.memorySwap = -1
+            }, ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=-1"],
             ["memory.max=100", "memory.swap.max=max"])
         // As docker has it: without --memory-swap as much swap as memory.
         try check(
@@ -96,7 +111,8 @@ import Testing
         try check({ $0.pids = -1 }, ["pids.max=max"], ["pids.max=max"])
         try check({ $0.blockWeight = 500 }, ["blkio.weight=500"], ["io.bfq.weight=500"])
         try check(
-            { $0.writeBytes = [.init(major: 8, minor: 0, rate: 9)] }, ["blkio.throttle.write_bps_device=8:0 9"],
+            { $0.writeBytes = [.init(major: 8, minor: 0, rate: 9)] },
+            ["blkio.throttle.write_bps_device=8:0 9"],
             ["io.max=8:0 wbps=9"])
         try check(
             { $0.hugePages = [.init(pageSize: "2MB", limit: 4)] }, ["hugetlb.2MB.limit_in_bytes=4"],
@@ -143,7 +159,9 @@ import Testing
 
 /// The BPF program is run by a small machine of the test's own.
 @Suite struct DeviceFilterTests {
-    private func ask(_ rules: [Resources.DeviceRule], _ type: UInt64, _ access: UInt64, _ major: UInt64, _ minor: UInt64) -> Bool {
+    private func ask(
+        _ rules: [Resources.DeviceRule], _ type: UInt64, _ access: UInt64, _ major: UInt64, _ minor: UInt64
+    ) -> Bool {
         let program = DeviceFilter.program(rules)
         let context = [Int16(0): access << 16 | type, 4: major, 8: minor]
         var registers = [UInt64](repeating: 0, count: 11)

@@ -10,10 +10,15 @@ import Testing
         try box.addBusybox()
     }
 
-    private static let flags = ["--memory", "50m", "--cpus", "0.5", "-v", "/etc:/e:ro", "--sysctl", "net.ipv4.ip_forward=1"]
+    private static let flags = [
+        "--memory", "50m", "--cpus", "0.5", "-v", "/etc:/e:ro", "--sysctl", "net.ipv4.ip_forward=1",
+    ]
 
     private func steps(_ flags: [String]) throws -> Int {
-        let output = try call([program, "--root", box.store, "run", "--dry-run", "--format", "json"] + flags + ["busybox", "true"])
+        let output = try call(
+            [program, "--root", box.store, "run", "--dry-run", "--format", "json"] + flags + [
+                "busybox", "true",
+            ])
         let json = try #require(JSONSerialization.jsonObject(with: Data(output.out.utf8)) as? [String: Any])
         return try #require(json["steps"] as? [Any]).count
     }
@@ -35,14 +40,18 @@ import Testing
     /// What containers of this box have left: processes, groups, loop devices.
     private func remains(_ ids: [String]) throws -> [String] {
         var found = Box.groups().filter { path in ids.contains { path.hasSuffix($0) } }
-        found += try call(["losetup", "-a"]).out.split(separator: "\n").map(String.init).filter { $0.contains(box.store) }
+        found += try call(["losetup", "-a"]).out.split(separator: "\n").map(String.init).filter {
+            $0.contains(box.store)
+        }
         return found
     }
 
     private func check(_ flags: [String], _ numbers: some Sequence<Int>) throws {
         for number in numbers {
             try crash(at: number, flags)
-            let ids = try FileManager.default.contentsOfDirectory(atPath: "\(box.store)/containers").filter { $0 != ".names" }
+            let ids = try FileManager.default.contentsOfDirectory(atPath: "\(box.store)/containers").filter {
+                $0 != ".names"
+            }
             // A plan that is killed before it has begun may have left nothing at all.
             let collected = try box("gc", "-q")
             #expect(collected.code == 0, "step \(number): \(collected)")

@@ -34,13 +34,15 @@ import Testing
         Issue.record("\(shares)")
     }
 
-    @Test(.enabled(if: hasController("cpu") && hasController("cpuset"), "SKIPPED: no cpu or cpuset controller"))
+    @Test(
+        .enabled(if: hasController("cpu") && hasController("cpuset"), "SKIPPED: no cpu or cpuset controller"))
     func sharesOfThreeToOneDivideOneProcessor() throws {
         for attempt in 0..<4 {
             let results = Results()
             let group = DispatchGroup()
             // docker's shares are weights of v1; as weights of v2 they keep their order and their default, and not their ratio.
-            let words = FileManager.default.fileExists(atPath: "/sys/fs/cgroup/cpu")
+            let words =
+                FileManager.default.fileExists(atPath: "/sys/fs/cgroup/cpu")
                 ? [("three", ["--cpu-shares", "3072"]), ("one", ["--cpu-shares", "1024"])]
                 : [("three", ["--cpu-weight", "300"]), ("one", ["--cpu-weight", "100"])]
             for (name, flags) in words {
@@ -79,10 +81,12 @@ import Testing
     @Test(.enabled(if: hasController("memory"), "SKIPPED: no memory controller"))
     func memoryHasAnEnd() throws {
         // A block that dd copies is in memory as a whole.
-        let fits = try box.sh("dd if=/dev/zero of=/dev/null bs=40M count=1 && echo fits", ["--memory", "64m"])
+        let fits = try box.sh(
+            "dd if=/dev/zero of=/dev/null bs=40M count=1 && echo fits", ["--memory", "64m"])
         #expect(fits.code == 0 && fits.line == "fits", "\(fits)")
         let killed = try box(
-            "run", "--name", "hungry", "--memory", "64m", "busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1")
+            "run", "--name", "hungry", "--memory", "64m", "busybox", "dd", "if=/dev/zero", "of=/dev/null",
+            "bs=100M", "count=1")
         #expect(killed.code == 137, "\(killed)")
         #expect(killed.err.contains("out of memory") && killed.err.contains("64 MiB"), "\(killed.err)")
         if access("/dev/kmsg", R_OK) == 0 { #expect(killed.err.contains("dd (pid"), "\(killed.err)") }
@@ -95,8 +99,10 @@ import Testing
     func aForkBombStopsAtTheLimit() throws {
         // The first shell goes on without forks, or it would end with the first that fails. The bomb goes out by itself, when its
         // shells cannot fork any more; the sleepers stay.
-        let bomb = "b() { b | b & }; b 2>/dev/null; (while :; do sleep 5 & done) 2>/dev/null & i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done"
-        let process = try box.start("run", "--rm", "--name", "bomb", "--pids-limit", "30", "busybox", "sh", "-c", bomb)
+        let bomb =
+            "b() { b | b & }; b 2>/dev/null; (while :; do sleep 5 & done) 2>/dev/null & i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done"
+        let process = try box.start(
+            "run", "--rm", "--name", "bomb", "--pids-limit", "30", "busybox", "sh", "-c", bomb)
         var most = 0
         for _ in 0..<30 where process.isRunning {
             for path in Box.groups() {
@@ -111,7 +117,8 @@ import Testing
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         process.waitUntilExit()
         #expect(most > 20 && most <= 30, "\(most) processes")
-        let refused = try box.sh("i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i+1)); done; true", ["--pids-limit", "20"])
+        let refused = try box.sh(
+            "i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i+1)); done; true", ["--pids-limit", "20"])
         #expect(refused.err.contains("fork"), "\(refused)")
     }
 
@@ -129,7 +136,8 @@ import Testing
         try FileManager.default.createDirectory(atPath: box.path("vol"), withIntermediateDirectories: true)
         let before = Date()
         let output = try box.sh(
-            "dd if=/dev/zero of=/vol/f bs=1M count=8 oflag=direct", ["--device-write-bps", "\(disk):4m", "-v", "\(box.path("vol")):/vol"])
+            "dd if=/dev/zero of=/vol/f bs=1M count=8 oflag=direct",
+            ["--device-write-bps", "\(disk):4m", "-v", "\(box.path("vol")):/vol"])
         let seconds = Date().timeIntervalSince(before)
         try #require(output.code == 0, "\(output)")
         // 8 MiB at 4 MiB a second; what is written first may go at once.
@@ -155,16 +163,21 @@ import Testing
         #expect(output.out == "b\nopen\n" && output.err.contains("not permitted"), "\(output)")
         // In a user namespace of its own it cannot even be made.
         #expect(try box.sh("mknod /tmp/disk b 254 0", ["--cap-add", "MKNOD"]).err.contains("not permitted"))
-        #expect(try box.sh("ls -l /dev/extra | cut -c1-10", ["--device", "/dev/null:/dev/extra:rw"]).line == "crw-rw-rw-")
+        #expect(
+            try box.sh("ls -l /dev/extra | cut -c1-10", ["--device", "/dev/null:/dev/extra:rw"]).line
+                == "crw-rw-rw-")
     }
 
     private static let hasHugePages: Bool = {
         let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
-        guard isRoot, hasController("hugetlb"), FileManager.default.fileExists(atPath: "/usr/bin/python3") else { return false }
+        guard isRoot, hasController("hugetlb"), FileManager.default.fileExists(atPath: "/usr/bin/python3")
+        else { return false }
         let before = (try? String(contentsOfFile: path, encoding: .utf8)) ?? "0"
         return (Int(before.trimmingCharacters(in: .newlines)) ?? 0) >= 4
             || ((try? "8".write(toFile: path, atomically: false, encoding: .utf8)) != nil
-                && Int(((try? String(contentsOfFile: path, encoding: .utf8)) ?? "0").trimmingCharacters(in: .newlines)) ?? 0 >= 4)
+                && Int(
+                    ((try? String(contentsOfFile: path, encoding: .utf8)) ?? "0").trimmingCharacters(
+                        in: .newlines)) ?? 0 >= 4)
     }()
 
     /// One page more than allowed is a bus error, at the moment of its first use.
@@ -187,7 +200,8 @@ import Testing
 
     @Test func wantedAndEffectiveAreShown() throws {
         let process = try box.start(
-            "run", "--rm", "--name", "shown", "--cpus", "0.5", "--memory", "50m", "--pids-limit", "77", "busybox", "sleep", "30")
+            "run", "--rm", "--name", "shown", "--cpus", "0.5", "--memory", "50m", "--pids-limit", "77",
+            "busybox", "sleep", "30")
         defer {
             process.terminate()
             process.waitUntilExit()
@@ -196,7 +210,9 @@ import Testing
         let text = try box("inspect", "shown").out
         let json = try #require(JSONSerialization.jsonObject(with: Data(text.utf8)) as? [[String: Any]])[0]
         let limits = try #require(json["Limits"] as? [[String: String]])
-        func limit(_ flag: String) throws -> [String: String] { try #require(limits.first { $0["flag"] == flag }) }
+        func limit(_ flag: String) throws -> [String: String] {
+            try #require(limits.first { $0["flag"] == flag })
+        }
         #expect(try limit("--memory")["effective"] == "52428800" && limit("--memory")["wanted"] == "52428800")
         #expect(try limit("--pids-limit")["effective"] == "77")
         for one in limits where one["flag"] != "--cpu-period" {
@@ -220,27 +236,36 @@ import Testing
     @Test func nothingIsLeft() throws {
         for _ in 0..<3 { #expect(try box.sh("true", ["--memory", "20m", "--cpus", "0.5"]).code == 0) }
         #expect(try box.leftovers().isEmpty)
-        #expect(try box.sh("cat /proc/self/cgroup").out.split(separator: "\n").allSatisfy { $0.hasSuffix(":/") })
+        #expect(
+            try box.sh("cat /proc/self/cgroup").out.split(separator: "\n").allSatisfy { $0.hasSuffix(":/") })
     }
 
     @Test(arguments: [
-        ("--memory x", "no size"), ("--memory -5m", "no size"), ("--memory 0", "no limit"), ("--memory 1m", "too little"),
+        ("--memory x", "no size"), ("--memory -5m", "no size"), ("--memory 0", "no limit"),
+        ("--memory 1m", "too little"),
         ("--memory 9999999999t", "too large"), ("--memory 20m --memory-swap 10m", "cannot be less"),
-        ("--memory-swap 1g", "--memory must be given"), ("--memory 20m --memory-reservation 30m", "cannot be more"),
+        ("--memory-swap 1g", "--memory must be given"),
+        ("--memory 20m --memory-reservation 30m", "cannot be more"),
         ("--memory-swappiness 101", "0 to 100"), ("--oom-kill-disable", "without --memory"),
         ("--cpus 0", "--cpus"), ("--cpus 1000", "processors of this machine"), ("--cpus -1", "--cpus"),
-        ("--cpus 1 --cpu-quota 5000", "cannot be combined"), ("--cpu-quota 5", "least"), ("--cpu-period 5", "1000"),
-        ("--cpu-shares x", "number"), ("--cpu-shares 2 --cpu-weight 2", "two words"), ("--cpu-weight 0", "1 to 10000"),
-        ("--cpuset-cpus 4000", "has no 4000"), ("--cpuset-cpus a", "no list"), ("--cpuset-mems 99", "has no 99"),
+        ("--cpus 1 --cpu-quota 5000", "cannot be combined"), ("--cpu-quota 5", "least"),
+        ("--cpu-period 5", "1000"),
+        ("--cpu-shares x", "number"), ("--cpu-shares 2 --cpu-weight 2", "two words"),
+        ("--cpu-weight 0", "1 to 10000"),
+        ("--cpuset-cpus 4000", "has no 4000"), ("--cpuset-cpus a", "no list"),
+        ("--cpuset-mems 99", "has no 99"),
         ("--pids-limit x", "number"), ("--pids-limit -7", "number"), ("--blkio-weight 5", "10 to 1000"),
         ("--oom-score-adj 1001", "-1000 to 1000"), ("--device /dev/nonexistent", "there is no"),
         ("--device /etc/passwd:/dev/x", "no device"), ("--device /dev/null:/etc/x", "below /dev"),
         ("--device /dev/null:/dev/../etc/x", "below /dev"), ("--device-cgroup-rule nonsense", "no rule"),
         ("--device-write-bps /dev/null:1m", "no block device"), ("--device-read-iops x", "DEVICE:RATE"),
-        ("--hugetlb 3m=9m", "no pages of"), ("--hugetlb 2m", "PAGESIZE=LIMIT"), ("--disk-size 5", "too small"),
+        ("--hugetlb 3m=9m", "no pages of"), ("--hugetlb 2m", "PAGESIZE=LIMIT"),
+        ("--disk-size 5", "too small"),
         ("--cgroup-parent ../x", "no group"), ("--cap-add FLY", "no capability"),
-        ("--security-opt seccomp=/nonexistent", "cannot be read"), ("--security-opt seccomp=/etc/passwd", "no JSON"),
-        ("--userns sideways", "not known"), ("--userns keep-id", "ordinary user"), ("--pid sideways", "not known"),
+        ("--security-opt seccomp=/nonexistent", "cannot be read"),
+        ("--security-opt seccomp=/etc/passwd", "no JSON"),
+        ("--userns sideways", "not known"), ("--userns keep-id", "ordinary user"),
+        ("--pid sideways", "not known"),
         ("--uts container:x", "not known"), ("--uidmap 0:1", "INSIDE:OUTSIDE:COUNT"),
         ("--uidmap 0:1000:5 --uidmap 3:9000:5", "overlap"), ("--uidmap 0:1000:0", "no ids"),
         ("--uidmap 0:4294967290:50", "above"), ("--userns host --uidmap 0:1:2", "cannot be combined"),

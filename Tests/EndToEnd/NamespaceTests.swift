@@ -5,9 +5,10 @@ import Testing
 @Suite(.enabled(if: isRoot, needsRoot)) struct NamespaceTests {
     let box: Box
     /// The host's programs, for what busybox does not have.
-    static let tools = ["/usr", "/lib", "/lib64"].filter { FileManager.default.fileExists(atPath: $0) }.flatMap {
-        ["-v", "\($0):\($0):ro"]
-    }
+    static let tools = ["/usr", "/lib", "/lib64"].filter { FileManager.default.fileExists(atPath: $0) }
+        .flatMap {
+            ["-v", "\($0):\($0):ro"]
+        }
 
     init() throws {
         box = try Box()
@@ -18,7 +19,9 @@ import Testing
         for kind in ["mnt", "uts", "ipc", "pid", "net", "user", "cgroup", "time"] {
             let inside = try box.sh("readlink /proc/self/ns/\(kind)").line
             #expect(inside.hasPrefix("\(kind):["))
-            #expect(try inside != FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/ns/\(kind)"), "\(kind)")
+            #expect(
+                try inside != FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/ns/\(kind)"),
+                "\(kind)")
         }
     }
 
@@ -29,23 +32,29 @@ import Testing
     func eachCanBeTheHosts(flag: String, kind: String) throws {
         let host = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/ns/\(kind)")
         #expect(try box.sh("readlink /proc/self/ns/\(kind)", [flag, "host"]).line == host)
-        #expect(try box.sh("readlink /proc/self/ns/\(kind)", [flag, "host", "--userns", "host"]).line == host)
+        #expect(
+            try box.sh("readlink /proc/self/ns/\(kind)", [flag, "host", "--userns", "host"]).line == host)
     }
 
     @Test func theHostNameIsItsOwn() throws {
         let before = try call(["hostname"]).line
-        #expect(try box.sh("hostname changed-inside; hostname", ["--cap-add", "SYS_ADMIN"]).line == "changed-inside")
+        #expect(
+            try box.sh("hostname changed-inside; hostname", ["--cap-add", "SYS_ADMIN"]).line
+                == "changed-inside")
         #expect(try call(["hostname"]).line == before)
     }
 
     /// ipcmk and ipcs, in both directions.
     @Test func messageQueuesAreSeenOnOneSideOnly() throws {
-        func id(_ text: String) -> String { text.split(separator: " ").last.map { $0.trimmingCharacters(in: .newlines) } ?? "" }
+        func id(_ text: String) -> String {
+            text.split(separator: " ").last.map { $0.trimmingCharacters(in: .newlines) } ?? ""
+        }
         func queues(_ text: String) -> Int { text.split(separator: "\n").filter { $0.hasPrefix("0x") }.count }
         let outside = id(try call(["ipcmk", "-Q"]).out)
         defer { _ = try? call(["ipcrm", "-q", outside]) }
         try #require(Int(outside) != nil)
-        let inside = try box.sh("ipcs -q; ipcmk -Q >/dev/null; ipcs -q | grep -c ^0x", Self.tools + ["-e", "PATH=/usr/bin:/bin"])
+        let inside = try box.sh(
+            "ipcs -q; ipcmk -Q >/dev/null; ipcs -q | grep -c ^0x", Self.tools + ["-e", "PATH=/usr/bin:/bin"])
         #expect(queues(inside.out) == 0, "\(inside)")
         #expect(inside.out.split(separator: "\n").last == "1", "\(inside)")
         // The queue that was made inside went with its namespace; the one outside is as it was.
@@ -77,7 +86,8 @@ import Testing
         let json = try #require(JSONSerialization.jsonObject(with: Data(text.utf8)) as? [[String: Any]])[0]
         let pid = try #require((json["State"] as? [String: Any])?["Pid"] as? Int)
         let status = try String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8)
-        let uid = try #require(status.split(separator: "\n").first { $0.hasPrefix("Uid:") }?.split(separator: "\t")[1])
+        let uid = try #require(
+            status.split(separator: "\n").first { $0.hasPrefix("Uid:") }?.split(separator: "\t")[1])
         #expect(Int(uid) ?? 0 >= 0x2000_0000)
         // Files of the image are root's inside and on the disk, without a copy.
         #expect(try box.sh("stat -c %u /bin/busybox; touch /new; stat -c %u /new").out == "0\n0\n")
@@ -91,9 +101,12 @@ import Testing
         }
         try waitUntil { try box("inspect", "first").out.contains("\"Status\": \"running\"") }
         let other = try box.sh("cat /proc/self/uid_map", ["--name", "second"]).line
-        let shared = try box.sh("cat /proc/self/uid_map; ps | grep -c 'sleep 30'; readlink /proc/self/ns/net", [
-            "--network", "container:first", "--pid", "container:first", "--ipc", "container:first",
-        ]).out.split(separator: "\n").map(String.init)
+        let shared = try box.sh(
+            "cat /proc/self/uid_map; ps | grep -c 'sleep 30'; readlink /proc/self/ns/net",
+            [
+                "--network", "container:first", "--pid", "container:first", "--ipc", "container:first",
+            ]
+        ).out.split(separator: "\n").map(String.init)
         #expect(shared.count == 3 && shared[0] != other, "\(shared) \(other)")
         #expect(Int(shared[1]) ?? 0 >= 1)
         // The same name has the same ids again.
@@ -117,14 +130,18 @@ import Testing
         try FileManager.default.createDirectory(atPath: volume, withIntermediateDirectories: true)
         FileManager.default.createFile(atPath: volume + "/mine", contents: Data())
         chown(volume + "/mine", 1234, 1234)
-        func owner(_ name: String) throws -> String { try call(["stat", "-c", "%u:%g", "\(volume)/\(name)"]).line }
+        func owner(_ name: String) throws -> String {
+            try call(["stat", "-c", "%u:%g", "\(volume)/\(name)"]).line
+        }
         // The number on disk is the number inside, and the other way.
-        let mapped = try box.sh("stat -c %u:%g /v/mine; touch /v/new; chown 33:34 /v/new", ["-v", "\(volume):/v"])
+        let mapped = try box.sh(
+            "stat -c %u:%g /v/mine; touch /v/new; chown 33:34 /v/new", ["-v", "\(volume):/v"])
         #expect(mapped.out == "1234:1234\n", "\(mapped)")
         #expect(try owner("new") == "33:34")
         // keep: whoever owns the directory is the container's user.
         chown(volume, 1234, 1234)
-        let kept = try box.sh("stat -c %u:%g /v; touch /v/kept", ["-v", "\(volume):/v:keep", "--user", "33:34"])
+        let kept = try box.sh(
+            "stat -c %u:%g /v; touch /v/kept", ["-v", "\(volume):/v:keep", "--user", "33:34"])
         #expect(kept.out == "33:34\n", "\(kept)")
         #expect(try owner("kept") == "1234:1234")
         // U: the container's user owns it from now on.
@@ -139,14 +156,20 @@ import Testing
             "cat /proc/self/uid_map; stat -c %u:%g /bin/busybox; rm /etc/plain; touch /new && echo made",
             environment: ["IMGBOX_LAYERS": way])
         let lines = output.out.split(separator: "\n")
-        #expect(lines.count == 3 && lines[0].hasSuffix(" 65536") && lines[1] == "0:0" && lines[2] == "made", "\(output)")
+        #expect(
+            lines.count == 3 && lines[0].hasSuffix(" 65536") && lines[1] == "0:0" && lines[2] == "made",
+            "\(output)")
         #expect(output.err.contains("copy of the image") == (way == "copied"), "\(output.err)")
         #expect(try box.leftovers().isEmpty)
     }
 
     @Test func chosenMaps() throws {
-        let own = try box.sh("cat /proc/self/uid_map; id -u", ["--uidmap", "0:700000:1000", "--uidmap", "1000:800000:5"])
-        #expect(own.out.split(whereSeparator: \.isWhitespace).map(String.init) == ["0", "700000", "1000", "1000", "800000", "5", "0"])
+        let own = try box.sh(
+            "cat /proc/self/uid_map; id -u", ["--uidmap", "0:700000:1000", "--uidmap", "1000:800000:5"])
+        #expect(
+            own.out.split(whereSeparator: \.isWhitespace).map(String.init) == [
+                "0", "700000", "1000", "1000", "800000", "5", "0",
+            ])
         #expect(try box.sh("cat /proc/self/uid_map", ["--userns", "host"]).line.hasSuffix(" 4294967295"))
     }
 
@@ -164,7 +187,9 @@ import Testing
         for step in steps { #expect(step["reason"] as? String != "" && step["shell"] as? String != "") }
         // A step that fails says which it was, and what is wrong with what.
         let failed = try box("run", "--rm", "--explain", "-w", "/bin/busybox/x", "busybox", "true")
-        #expect(failed.code == 125 && failed.err.contains("FAILED: this step, number"), "\(failed.err.suffix(500))")
+        #expect(
+            failed.code == 125 && failed.err.contains("FAILED: this step, number"),
+            "\(failed.err.suffix(500))")
         #expect(failed.err.contains("imgbox: cannot"))
     }
 }

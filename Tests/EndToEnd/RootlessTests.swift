@@ -19,7 +19,10 @@ import Testing
     /// A user that /etc knows nothing of: the map of one id.
     private func single(_ words: String...) throws -> Output {
         try call(
-            ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", box.path("imgbox"), "--root", box.path("one")] + words,
+            [
+                "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", box.path("imgbox"), "--root",
+                box.path("one"),
+            ] + words,
             at: box.directory)
     }
 
@@ -29,12 +32,19 @@ import Testing
 
     /// A user with subordinate ids, in a mount namespace where /etc says so.
     private func wide(_ words: [String], subuid: String = "wide:400000:65536\n") throws -> Output {
-        let passwd = try String(contentsOfFile: "/etc/passwd", encoding: .utf8) + "wide:x:12346:12346::/:/bin/sh\n"
+        let passwd =
+            try String(contentsOfFile: "/etc/passwd", encoding: .utf8) + "wide:x:12346:12346::/:/bin/sh\n"
         let files = [("passwd", passwd), ("subuid", subuid), ("subgid", "wide:500000:65536\n")]
         for (name, text) in files { _ = try box.write(name, Array(text.utf8)) }
-        let binds = files.map { "[ -e /etc/\($0.0) ] || : > /etc/\($0.0); mount --bind \(box.path($0.0)) /etc/\($0.0)" }
-            .joined(separator: "; ")
-        let command = (["setpriv", "--reuid=12346", "--regid=12346", "--clear-groups", box.path("imgbox"), "--root", box.path("many")] + words)
+        let binds = files.map {
+            "[ -e /etc/\($0.0) ] || : > /etc/\($0.0); mount --bind \(box.path($0.0)) /etc/\($0.0)"
+        }
+        .joined(separator: "; ")
+        let command =
+            ([
+                "setpriv", "--reuid=12346", "--regid=12346", "--clear-groups", box.path("imgbox"), "--root",
+                box.path("many"),
+            ] + words)
             .map { "'\($0)'" }.joined(separator: " ")
         return try call(["unshare", "--mount", "sh", "-c", "\(binds); \(command)"], at: box.directory)
     }
@@ -43,7 +53,9 @@ import Testing
         let pulled = try single("pull-local", "busybox.tar", "app")
         #expect(pulled.code == 0, "\(pulled)")
         #expect(try single("images").out.contains("app"))
-        let output = try single("run", "--rm", "app", "sh", "-c", "id -u; cat /proc/self/uid_map; touch /x && echo wrote; [ -c /dev/null ] && echo null")
+        let output = try single(
+            "run", "--rm", "app", "sh", "-c",
+            "id -u; cat /proc/self/uid_map; touch /x && echo wrote; [ -c /dev/null ] && echo null")
         let lines = output.out.split(separator: "\n").map { $0.split(separator: " ").joined(separator: " ") }
         #expect(lines == ["0", "0 0 1", "wrote", "null"], "\(output)")
         #expect(try single("run", "--rm", "--user", "web", "app", "true").err.contains("outside the ids"))
@@ -51,7 +63,9 @@ import Testing
         #expect(limited.code == 125 && limited.err.contains("--memory cannot be applied"), "\(limited)")
         #expect(try single("run", "--rm", "--disk-size", "10m", "app", "true").err.contains("takes root"))
         #expect(try single("run", "--rm", "--userns", "keep-id", "app", "id", "-u").line == "12345")
-        for words in [["ps", "-a"], ["ls", "app"], ["fsck", "--deep"], ["gc"], ["doctor"], ["rmi", "app"]] {
+        for words in [
+            ["ps", "-a"], ["ls", "app"], ["fsck", "--deep"], ["gc"], ["doctor"], ["rmi", "app"],
+        ] {
             #expect(try single(words[0], Array(words.dropFirst())).code == 0, "\(words)")
         }
         #expect(try single("gc", "-q").line == "0")
@@ -73,13 +87,22 @@ import Testing
         // The owners are on the disk, as subordinate ids.
         let tree = try call(["sh", "-c", "stat -c %u:%g \(box.path("many"))/layers/*/tree/srv/mine"]).line
         #expect(tree == "400032:500032", "\(tree)")
-        let output = try wide(["run", "--rm", "owned", "sh", "-c", "cat /proc/self/uid_map; stat -c %u /srv/mine; touch /x; chown 1000 /x && echo given"])
+        let output = try wide([
+            "run", "--rm", "owned", "sh", "-c",
+            "cat /proc/self/uid_map; stat -c %u /srv/mine; touch /x; chown 1000 /x && echo given",
+        ])
         let lines = output.out.split(separator: "\n").map { $0.split(separator: " ").joined(separator: " ") }
         #expect(lines == ["0 0 1", "1 1 65536", "33", "given"], "\(output)")
         #expect(try wide(["run", "--rm", "--user", "web", "owned", "id", "-u"]).line == "33")
-        #expect(try wide(["run", "--rm", "--userns", "keep-id", "owned", "sh", "-c", "id -u; stat -c %u /srv/mine"]).out == "12346\n33\n")
-        #expect(try wide(["run", "--rm", "--userns", "nomap", "owned", "stat", "-c", "%u", "/bin/busybox"]).line == "0")
-        #expect(try wide(["run", "--rm", "--uidmap", "0:0:70000", "owned", "true"]).err.contains("goes beyond"))
+        #expect(
+            try wide([
+                "run", "--rm", "--userns", "keep-id", "owned", "sh", "-c", "id -u; stat -c %u /srv/mine",
+            ]).out == "12346\n33\n")
+        #expect(
+            try wide(["run", "--rm", "--userns", "nomap", "owned", "stat", "-c", "%u", "/bin/busybox"]).line
+                == "0")
+        #expect(
+            try wide(["run", "--rm", "--uidmap", "0:0:70000", "owned", "true"]).err.contains("goes beyond"))
         #expect(try wide(["rmi", "owned"]).code == 0)
         #expect(try wide(["gc", "-q"]).code == 0)
         #expect(try wide(["gc", "-q"]).line == "0")
@@ -90,7 +113,8 @@ import Testing
     @Test(.enabled(if: hasHelpers, helpers)) func helpersThatFailAreNamed() throws {
         let output = try wide(["run", "--rm", "x", "true"], subuid: "wide:0:70000\n")
         #expect(output.code == 125, "\(output)")
-        #expect(output.err.contains("newuidmap could not map") && output.err.contains("hint: "), "\(output.err)")
+        #expect(
+            output.err.contains("newuidmap could not map") && output.err.contains("hint: "), "\(output.err)")
     }
 
     @Test(.enabled(if: hasHelpers, helpers)) func joinsAnotherOfItsOwn() throws {
@@ -105,7 +129,8 @@ import Testing
 
     /// Two containers of one user, the second in the network of the first.
     private func joinScript() throws -> String {
-        let user = "setpriv --reuid=12346 --regid=12346 --clear-groups \(box.path("imgbox")) --root \(box.path("many"))"
+        let user =
+            "setpriv --reuid=12346 --regid=12346 --clear-groups \(box.path("imgbox")) --root \(box.path("many"))"
         return """
             unshare --mount sh -c 'for f in passwd subuid subgid; do mount --bind \(box.path("."))/$f /etc/$f; done
             \(user) run --rm --name first app sh -c "readlink /proc/self/ns/net; sleep 3" &
@@ -117,9 +142,13 @@ import Testing
 
     @Test func doctorNamesRemedies() throws {
         let output = try single("doctor", ["--format", "json"])
-        let list = try #require(JSONSerialization.jsonObject(with: Data(output.out.utf8)) as? [[String: String]])
+        let list = try #require(
+            JSONSerialization.jsonObject(with: Data(output.out.utf8)) as? [[String: String]])
         for check in list { #expect(check["state"] == "ok" || check["remedy"]?.isEmpty == false, "\(check)") }
-        for subject in ["kernel", "overlay", "/etc/subuid", "newuidmap", "user namespaces", "cgroups", "tun", "nftables", "seccomp"] {
+        for subject in [
+            "kernel", "overlay", "/etc/subuid", "newuidmap", "user namespaces", "cgroups", "tun", "nftables",
+            "seccomp",
+        ] {
             #expect(list.contains { $0["what"]?.contains(subject) == true }, "\(subject)")
         }
         #expect(try box("doctor").code == 0)

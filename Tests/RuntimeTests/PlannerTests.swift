@@ -125,7 +125,8 @@ import Testing
         spec.process.oomScoreAdjustment = 100
         let facts = Self.facts {
             $0.privilege = .userNamespace(
-                uid: [.init(inside: 0, outside: 1000, count: 1)], gid: [.init(inside: 0, outside: 1000, count: 1)],
+                uid: [.init(inside: 0, outside: 1000, count: 1)],
+                gid: [.init(inside: 0, outside: 1000, count: 1)],
                 canSetGroups: false)
         }
         try compare("rootless", Self.text(Planner.plan(spec, facts, root: Self.overlay)))

@@ -11,7 +11,9 @@ import Testing
     private enum Verdict: Equatable { case allow, errno(Int), kill, other(UInt32) }
 
     /// Classic BPF over struct seccomp_data: number, architecture, instruction pointer, six arguments.
-    private func ask(_ filter: [UInt8], _ number: Int32, arch: UInt32 = 0xc000_003e, _ arguments: [UInt64] = []) -> Verdict {
+    private func ask(
+        _ filter: [UInt8], _ number: Int32, arch: UInt32 = 0xc000_003e, _ arguments: [UInt64] = []
+    ) -> Verdict {
         var data = [UInt32](repeating: 0, count: 16)
         data[0] = UInt32(bitPattern: number)
         data[1] = arch
