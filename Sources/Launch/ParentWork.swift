@@ -124,7 +124,7 @@ final class ParentWork {
             if let cut = node.name.lastIndex(of: "/") {
                 try makeDirectories(String(node.name[..<cut]), below: mount.raw)
             }
-            let kind = node.isBlock ? S_IFBLK : S_IFCHR
+            let kind = node.isBlock ? Glibc.S_IFBLK : Glibc.S_IFCHR
             let number = ck_makedev(UInt32(node.major), UInt32(node.minor))
             guard mknodat(mount.raw, node.name, kind | node.mode, number) == 0 else {
                 throw FileError.last("mknod", node.name)
