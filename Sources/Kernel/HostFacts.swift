@@ -27,14 +27,14 @@ package struct HostFacts: Sendable, Equatable {
 
     package init() {}
 
-    /// Asks the kernel.
-    package static func probe() -> HostFacts {
+    /// Asks the kernel. Without `boundingSet`, for containers with a user namespace of their own, where all capabilities begin
+    /// anew, only the last one is asked for.
+    package static func probe(boundingSet: Bool = true) -> HostFacts {
         var facts = HostFacts()
         facts.privilege = .current
         let release = kernelRelease()
         facts.kernel = release
-        facts.hasMountAPI =
-            release >= KernelVersion(5, 12) && environmentWord("IMGBOX_MOUNT_API") != "classic"
+        facts.hasMountAPI = hasMountCalls
         facts.hasLayerOption = facts.hasMountAPI && release >= KernelVersion(6, 7)
         facts.hasTimeNamespace = access("/proc/self/ns/time", F_OK) == 0
         facts.takesDetachedLayers =
@@ -44,8 +44,13 @@ package struct HostFacts: Sendable, Equatable {
             && environmentWord("IMGBOX_LAYERS") != "copied"
         facts.processors = sysconf(Int32(_SC_NPROCESSORS_ONLN))
         facts.rootIsInitial = isInitialRoot()
-        facts.bounding = boundingSet()
+        facts.bounding = readBoundingSet(all: boundingSet)
         return facts
+    }
+
+    /// The mount calls are there, and not switched off for a test.
+    package static var hasMountCalls: Bool {
+        kernelRelease() >= KernelVersion(5, 12) && environmentWord("IMGBOX_MOUNT_API") != "classic"
     }
 
     /// Older kernels can be played for tests: IMGBOX_MOUNT_API=classic, IMGBOX_LAYERS=attached or copied.
@@ -78,14 +83,20 @@ package struct HostFacts: Sendable, Equatable {
         return false
     }
 
-    private static func boundingSet() -> UInt64 {
+    private static func readBoundingSet(all: Bool) -> UInt64 {
         var mask: UInt64 = 0
-        for number in 0..<64 {
+        // 40 is the last one since Linux 5.9; whatever came later is asked for.
+        let first = all || !knowsCapability(40) ? 0 : 40
+        for number in first..<64 {
             let answer = ck_syscall(Int(CK_SYS_PRCTL), Int(CK_CAPBSET_READ), number, 0, 0, 0, 0)
             if answer < 0 { break }
-            if answer == 1 { mask |= 1 << UInt64(number) }
+            if answer == 1 || !all { mask |= 1 << UInt64(number) }
         }
         return mask
+    }
+
+    private static func knowsCapability(_ number: Int) -> Bool {
+        ck_syscall(Int(CK_SYS_PRCTL), Int(CK_CAPBSET_READ), number, 0, 0, 0, 0) >= 0
     }
 }
 

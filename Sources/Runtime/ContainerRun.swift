@@ -21,7 +21,7 @@ package struct ContainerRun {
     private let store: Store
     private var options: RunOptions
     private let source: RunSource
-    private let facts = HostFacts.probe()
+    private let facts: HostFacts
     /// Shows the plan with the time of each step before the command starts, or up to the step that failed.
     package var explain: ((LaunchPlan, _ times: [StepTime?], _ failed: Int?) -> Void)?
     /// Called with the id when the container's directory is there.
@@ -29,6 +29,13 @@ package struct ContainerRun {
 
     package init(_ source: RunSource, _ options: RunOptions, in store: Store) {
         (self.source, self.options, self.store) = (source, options, store)
+        let joins = [options.network, options.pid, options.ipc].contains { if case .container = $0 { true } else { false } }
+        let ownsIDs =
+            switch options.userNamespace {
+            case .host, .container: false
+            default: !joins && HostFacts.hasMountCalls
+            }
+        facts = HostFacts.probe(boundingSet: !ownsIDs)
     }
 
     private var imageName: String {

@@ -177,9 +177,33 @@ def start(imgbox, rounds):
             'run', '--rm', '--ulimit', 'nofile=1024:1024', '--ulimit', 'nproc=1024:1024', '--network', 'none', 'bench', '/bin/true'])], max(3, rounds // 2), lambda: None)
     except subprocess.CalledProcessError as error:
         print('podman left out: %s' % error.stderr.decode()[-200:].strip())
+    results['growth'] = growth(imgbox, store)
     results['version'] = contest('start of the program alone', [
         (name + ' --version', [path, '--version']) for name, path in (('imgbox', imgbox), ('crun', 'crun'), ('runc', 'runc'))], rounds * 8, lambda: None)
     return results
+
+
+def growth(imgbox, store):
+    """1,000 starts one after another and 50 at once: what the last ones cost beside the first, and what is left."""
+    words = [str(imgbox), '--root', str(store), 'run', '--rm', 'bench', '/bin/true']
+    times = []
+    for _ in range(1000):
+        begin = time.perf_counter()
+        subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+        times.append(time.perf_counter() - begin)
+    first, last = statistics.median(times[:100]), statistics.median(times[-100:])
+    begin = time.perf_counter()
+    for process in [subprocess.Popen(words, stdin=subprocess.DEVNULL) for _ in range(50)]:
+        if process.wait():
+            sys.exit('one of 50 starts at once failed')
+    together = time.perf_counter() - begin
+    left = [name for name in os.listdir(store / 'containers') if name != '.names'] + os.listdir(store / 'containers/.names')
+    groups = subprocess.run(['find', '/sys/fs/cgroup', '-path', '*imgbox/*', '-type', 'd'], capture_output=True, text=True).stdout.split()
+    loops = [line for line in subprocess.run(['losetup', '-a'], capture_output=True, text=True).stdout.splitlines() if str(store) in line]
+    print('\n1,000 starts one after another: first hundred %.1f ms, last hundred %.1f ms (medians); 50 at once: %.0f ms in all' % (
+        first * 1e3, last * 1e3, together * 1e3))
+    print('  left behind: %d directories, %d cgroups, %d loop devices' % (len(left), len(groups), len(loops)))
+    return {'first_s': first, 'last_s': last, 'fifty_s': together, 'left': len(left) + len(groups) + len(loops)}
 
 
 def main():
