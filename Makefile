@@ -26,6 +26,7 @@ $(IMGBOX): $(BUILT)
 packages-build: ; @sh Tests/Tools/install-packages $(BUILD_PACKAGES)
 packages-demo: ; @sh Tests/Tools/install-packages $(BUILD_PACKAGES) $(DEMO_PACKAGES)
 packages-test: ; @sh Tests/Tools/install-packages $(BUILD_PACKAGES) $(TEST_PACKAGES)
+packages-delegation: ; @sh Tests/Tools/install-packages dbus python3-dbus python3-gi
 packages-bench: ; @sh Tests/Tools/install-packages $(BUILD_PACKAGES) $(BENCH_PACKAGES)
 
 demo: packages-demo $(IMGBOX)
@@ -36,7 +37,7 @@ test: packages-test $(IMGBOX) check-static
 
 # The tests of limits and namespaces on a pure cgroup v2 host: a VM, of Debian 13's kernel or with KERNEL=6.1 of Debian 12's.
 KERNEL ?= 6.12
-test-v2: packages-test $(IMGBOX)
+test-v2: packages-test packages-delegation $(IMGBOX)
 	@sh Tests/Tools/test-v2 $(CURDIR)/$(IMGBOX) $(SWIFT) $(KERNEL)
 
 # One static file: no interpreter, no shared library, neither full Foundation nor ICU.

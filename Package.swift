@@ -39,15 +39,20 @@ let package = Package(
         .executableTarget(
             name: "imgbox",
             dependencies: [
-                "Runtime", "Launch", "Cgroups", "Seccomp", "Store", "Layers", "OCI", "Kernel", "Files",
+                "Runtime", "Launch", "Cgroups", "DBus", "Seccomp", "Store", "Layers", "OCI", "Kernel",
+                "Files",
                 arguments, system,
             ],
             swiftSettings: strict),
         module(
             "Runtime",
-            ["Launch", "Cgroups", "Seccomp", "Store", "Layers", "OCI", "Kernel", "Files", "CKernel", system]),
+            [
+                "Launch", "Cgroups", "DBus", "Seccomp", "Store", "Layers", "OCI", "Kernel", "Files",
+                "CKernel", system,
+            ]),
         module("Launch", ["Cgroups", "Kernel", "OCI", "Files", "CLaunch", "CKernel", system]),
         module("Cgroups", ["OCI", "Files", "CKernel", system]),
+        module("DBus", ["Files", "CKernel", system]),
         module("Seccomp", ["Kernel", "OCI", "Files", "CSeccomp", "CKernel"]),
         module("Store", ["Layers", "OCI", "Kernel", "Files", system]),
         module(

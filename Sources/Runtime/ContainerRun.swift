@@ -29,7 +29,9 @@ package struct ContainerRun {
 
     package init(_ source: RunSource, _ options: RunOptions, in store: Store) {
         (self.source, self.options, self.store) = (source, options, store)
-        let joins = [options.network, options.pid, options.ipc].contains { if case .container = $0 { true } else { false } }
+        let joins = [options.network, options.pid, options.ipc].contains {
+            if case .container = $0 { true } else { false }
+        }
         let ownsIDs =
             switch options.userNamespace {
             case .host, .container: false

@@ -26,6 +26,9 @@ package struct Surroundings: Sendable {
         var result = Surroundings()
         result.privilege = facts.privilege
         result.cgroups = CgroupHost.probe(delegated: facts.privilege != .root)
+        if let scope = SystemdDelegation.parent, result.cgroups.parent != nil {
+            result.cgroups.parent = scope
+        }
         if options.uts != .own {
             var name = utsname()
             uname(&name)

@@ -1,4 +1,5 @@
 import ArgumentParser
+import CKernel
 import Files
 import Glibc
 import Launch
@@ -54,6 +55,7 @@ struct Imgbox: ParsableCommand {
         RootOption.takeLeading(&arguments)
         do {
             try settle(arguments)
+            if arguments.first == "run" { ck_prefault() }
             if arguments.first == "run", let words = RunWords(parsing: Array(arguments.dropFirst())) {
                 return try words.run()
             }
@@ -81,6 +83,16 @@ struct Imgbox: ParsableCommand {
 
     /// Before anything else: a process with threads cannot enter a user namespace.
     private static func settle(_ arguments: [String]) throws {
+        // Where nobody limits anything, an ordinary user needs no groups.
+        if arguments.first == "run", let words = RunWords(parsing: Array(arguments.dropFirst())),
+            !words.dryRun,
+            !RootOption.isOrdinaryUser || !words.limits.isEmpty || words.oomKillDisable
+        {
+            // Root does without: then the groups are made as plain files.
+            if let reason = SystemdDelegation.enter(), RootOption.isOrdinaryUser {
+                remark("systemd gives no scope with delegation: \(reason)")
+            }
+        }
         guard RootOption.isOrdinaryUser, let command = arguments.first, ownersMatter.contains(command),
             !arguments.contains("--help"), !arguments.contains("-h") || command == "run"
         else { return }
