@@ -76,6 +76,7 @@ let package = Package(
             "RuntimeTests", ["Runtime", "Launch", "Cgroups", "Kernel", "Layers", "OCI", "Files"],
             resources: [.copy("Golden")]),
         tests("CgroupsTests", ["Cgroups", "OCI", "Files"]),
+        tests("DBusTests", ["DBus", "Files", system]),
         tests("SeccompTests", ["Seccomp", "Kernel", "OCI", "Files"]),
         tests("CommandTests", ["imgbox", "Runtime", "Store", "OCI", arguments]),
         tests("EndToEnd", ["Layers", "OCI", "Files", system], path: "Tests/EndToEnd"),

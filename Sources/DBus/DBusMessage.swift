@@ -49,17 +49,17 @@ package struct DBusMessage: Sendable, Equatable {
         var content = DBusWriter()
         for value in body { try content.append(value) }
 
-        // The order is free; this one is libdbus's own, so that captures can be compared.
+        // The order is free; by ascending code other libraries' bytes can be compared.
         var fields: [DBusValue] = []
         func add(_ code: UInt8, _ value: DBusValue?) {
             if let value { fields.append(.structure([.byte(code), .variant(value)])) }
         }
         add(1, path.map { .objectPath($0) })
-        add(6, destination.map { .string($0) })
         add(2, interface.map { .string($0) })
         add(3, member.map { .string($0) })
         add(4, errorName.map { .string($0) })
         add(5, replySerial.map { .uint32($0) })
+        add(6, destination.map { .string($0) })
         add(7, sender.map { .string($0) })
         add(8, body.isEmpty ? nil : .signature(body.map(\.type)))
 
