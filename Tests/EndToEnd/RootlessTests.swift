@@ -119,8 +119,6 @@ import Testing
 
     @Test(.enabled(if: hasHelpers, helpers)) func joinsAnotherOfItsOwn() throws {
         try #require(try wide(["pull-local", "busybox.tar", "app"]).code == 0)
-        let outer = Process()
-        outer.executableURL = URL(fileURLWithPath: "/usr/bin/env")
         let script = try joinScript()
         let output = try call(["sh", "-c", script], at: box.directory)
         let lines = output.out.split(separator: "\n")
