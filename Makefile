@@ -8,7 +8,7 @@ IMGBOX = .build/imgbox
 
 BUILD_PACKAGES = libarchive-dev libzstd-dev zlib1g-dev libbz2-dev liblzma-dev nettle-dev libseccomp-dev libacl1-dev binutils file
 DEMO_PACKAGES = busybox-static
-TEST_PACKAGES = $(DEMO_PACKAGES) attr acl bzip2 xz-utils zstd runc skopeo umoci util-linux procps python3 uidmap gcc libc6-dev e2fsprogs podman bubblewrap systemd-container golang-github-containers-common
+TEST_PACKAGES = $(DEMO_PACKAGES) attr acl bzip2 xz-utils zstd runc skopeo umoci util-linux procps python3 uidmap gcc libc6-dev e2fsprogs podman bubblewrap systemd-container golang-github-containers-common dbus python3-dbus python3-gi
 BENCH_PACKAGES = $(TEST_PACKAGES) hyperfine runc crun bubblewrap podman mmdebstrap time gcc libc6-dev
 
 .PHONY: fuzz build demo test test-v2 bench lint format install man completions clean packages-% check-static
@@ -26,7 +26,6 @@ $(IMGBOX): $(BUILT)
 packages-build: ; @sh Tests/Tools/install-packages $(BUILD_PACKAGES)
 packages-demo: ; @sh Tests/Tools/install-packages $(BUILD_PACKAGES) $(DEMO_PACKAGES)
 packages-test: ; @sh Tests/Tools/install-packages $(BUILD_PACKAGES) $(TEST_PACKAGES)
-packages-delegation: ; @sh Tests/Tools/install-packages dbus python3-dbus python3-gi
 packages-bench: ; @sh Tests/Tools/install-packages $(BUILD_PACKAGES) $(BENCH_PACKAGES)
 
 demo: packages-demo $(IMGBOX)
@@ -37,7 +36,7 @@ test: packages-test $(IMGBOX) check-static
 
 # The tests of limits and namespaces on a pure cgroup v2 host: a VM, of Debian 13's kernel or with KERNEL=6.1 of Debian 12's.
 KERNEL ?= 6.12
-test-v2: packages-test packages-delegation $(IMGBOX)
+test-v2: packages-test $(IMGBOX)
 	@sh Tests/Tools/test-v2 $(CURDIR)/$(IMGBOX) $(SWIFT) $(KERNEL)
 
 # One static file: no interpreter, no shared library, neither full Foundation nor ICU.

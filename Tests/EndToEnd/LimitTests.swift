@@ -204,7 +204,7 @@ import Testing
             "run", "--rm", "--name", "shown", "--cpus", "0.5", "--memory", "50m", "--pids-limit", "77",
             "busybox", "sleep", "30")
         defer {
-            process.terminate()
+            _ = try? box("rm", "-f", "shown")
             process.waitUntilExit()
         }
         try waitUntil { try box("inspect", "shown").out.contains("\"Status\": \"running\"") }

@@ -78,7 +78,7 @@ import Testing
         #expect(Int(line[1]) ?? 0 >= 0x2000_0000)
         let process = try box.start("run", "--rm", "--name", "who", "busybox", "sleep", "30")
         defer {
-            process.terminate()
+            _ = try? box("rm", "-f", "who")
             process.waitUntilExit()
         }
         try waitUntil { try box("inspect", "who").out.contains("\"Status\": \"running\"") }
@@ -96,7 +96,7 @@ import Testing
     @Test func twoContainersHaveDifferentIDs() throws {
         let process = try box.start("run", "--rm", "--name", "first", "busybox", "sleep", "30")
         defer {
-            process.terminate()
+            _ = try? box("rm", "-f", "first")
             process.waitUntilExit()
         }
         try waitUntil { try box("inspect", "first").out.contains("\"Status\": \"running\"") }
