@@ -7,6 +7,23 @@ import SystemPackage
 package enum CgroupTree {
     /// Makes the directory of a group and those above it.
     package static func make(_ directory: CgroupGroup.Directory) throws(CgroupError) {
+        for _ in 0..<3 {
+            // `gc` may take an empty group away between two of the steps.
+            do throws(CgroupError) { return try makeOnce(directory) } catch {
+                guard error.errno == .noSuchFileOrDirectory else { throw error }
+            }
+        }
+        try makeOnce(directory)
+    }
+
+    /// Removes the group above those of containers where it is empty, in every hierarchy.
+    package static func removeEmptyParents(_ host: CgroupHost) {
+        guard let parent = host.parent else { return }
+        // One that holds groups says EBUSY or ENOTEMPTY, and stays.
+        for hierarchy in host.hierarchies { rmdir(hierarchy.mountPoint + parent) }
+    }
+
+    private static func makeOnce(_ directory: CgroupGroup.Directory) throws(CgroupError) {
         let parts = directory.path.split(separator: "/").map(String.init)
         var path = directory.mountPoint
         for part in parts {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Cgroups
 import Files
 import OCI
 import Runtime
@@ -50,7 +51,10 @@ struct CollectCommand: ParsableCommand {
     func run() throws {
         let store = try self.store.open()
         // Containers whose imgbox was killed: their processes, cgroups and, with --rm, directories.
-        if !dryRun { try ContainerDirectory.sweep(store, limit: .max, patient: true) }
+        if !dryRun {
+            try ContainerDirectory.sweep(store, limit: .max, patient: true)
+            CgroupTree.removeEmptyParents(CgroupHost.probe(delegated: RootOption.isOrdinaryUser))
+        }
         let report = try store.collectGarbage(dryRun: dryRun, prunesUnnamed: all)
         if quiet { return writeText("\(report.freed)\n", to: 1) }
         for (name, size) in report.removed { writeText("\(name)  \(readable(size))\n", to: 1) }
