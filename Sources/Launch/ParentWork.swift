@@ -228,7 +228,8 @@ final class ParentWork {
             throw FileError.last("chown", path)
         }
         if info.kind == .directory {
-            try giveAway(below: try Files.open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), uid, gid, path)
+            // The path is not walked a second time: it may lead elsewhere by now.
+            try giveAway(below: try Files.open(".", O_RDONLY | O_DIRECTORY, at: top.raw), uid, gid, path)
         }
     }
 
